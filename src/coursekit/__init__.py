@@ -1,0 +1,1 @@
+"""The classroom: build lessons, check answers, show things."""

@@ -1,0 +1,1 @@
+"""Equivariant deep learning on tissue images: groups, kernels, layers, networks and data."""
