@@ -1,0 +1,70 @@
+"""Test-time averaging: any network made exactly equivariant by asking it about every roto-reflected copy.
+
+The eight-times-the-price baseline of both p4m papers (Liu et al. 2017; Cireşan et al. 2013). The mean over
+the group of ``g⁻¹ f(g x)`` commutes with the group whatever ``f`` is, because moving ``x`` only changes the
+order of the sum.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from equipath.groups import P4M, Group
+from equipath.groups import group as named_group
+
+
+class TestTimeAverage(nn.Module):
+    """Average ``model`` over p4 or p4m: (B, C, H, W) in, planar or invariant out.
+
+    Exactly equivariant (``output="planar"``) or invariant (``output="invariant"``), up to the rounding of
+    the mean, at ``group.order`` times the price. Height and width change places in half of the copies, so a
+    non-square input must be one that the model accepts both ways.
+
+    Args:
+        model: any network; its weights are not touched.
+        group: "p4" or "p4m".
+        output: how the model's output moves; by default ``model.output_field``, or "planar" without one.
+        activation: applied to each output before the mean, such as ``torch.sigmoid``: averages
+        probabilities, not
+            logits.
+
+    >>> net = TestTimeAverage(nn.Conv2d(3, 2, 3, padding=1), "p4")
+    >>> net(torch.zeros(1, 3, 8, 8)).shape
+    torch.Size([1, 2, 8, 8])
+    """
+
+    __test__ = False  # the name starts with "Test", but it is no test case for pytest
+
+    def __init__(
+        self,
+        model: nn.Module,
+        group: Group | str = P4M,
+        output: str | None = None,
+        activation: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        output = output or getattr(model, "output_field", "planar")
+        if output not in ("planar", "invariant"):
+            raise ValueError(f"output is {output!r}; only 'planar' and 'invariant' outputs can be averaged")
+        self.model, self.group, self.output_field, self.activation = (
+            model,
+            named_group(group),
+            output,
+            activation,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = None
+        for a in range(self.group.order):
+            y = self.model(self.group.act(x, a))
+            if self.activation is not None:
+                y = self.activation(y)
+            if self.output_field == "planar":
+                y = self.group.act(y, self.group.inverse(a))
+            total = y if total is None else total + y
+        assert isinstance(total, torch.Tensor)
+        return total / self.group.order
+
+    def extra_repr(self) -> str:
+        return f"group={self.group.name}, output={self.output_field}"
