@@ -78,8 +78,9 @@ class Transform:
         """
         back = self.inverse().planar(self.planar(x))
         border = max(1, math.ceil(0.02 * min(x.shape[-2:])))
-        seen = self.seen(x.shape[-2], x.shape[-1], border) & self.inverse().seen(x.shape[-2], x.shape[-1],
-        border) return _relative_error(x, back, seen.to(x.device), squared)
+        height, width = x.shape[-2], x.shape[-1]
+        seen = self.seen(height, width, border) & self.inverse().seen(height, width, border)
+        return _relative_error(x, back, seen.to(x.device), squared)
 
 
 class RotoReflection(Transform):
@@ -440,8 +441,8 @@ def _output_field(model: object, y: Tensor, given: str | None) -> str:
     )
     if field not in FIELDS:
         raise ValueError(
-            f"how does an output of shape {tuple(y.shape)} move? Give output_field, one of {', "
-            f"'.join(FIELDS)}"
+            f"how does an output of shape {tuple(y.shape)} move? Give output_field, one of: "
+            + ", ".join(FIELDS)
         )
     return field
 
