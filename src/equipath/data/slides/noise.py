@@ -1,0 +1,107 @@
+"""Where the randomness of a vector slide comes from: integer hashes, a table of smooth noise and a pattern of scattered points.
+
+Everything here is a function of integers and of exact IEEE arithmetic (no FFT, no transcendental function, no global random state), so
+that the same seed gives the same numbers on every machine. The noise is a periodic cubic B-spline over random lattice values; it is
+looked up at continuous coordinates, so it belongs to the tissue and not to a pixel grid.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+PERIOD = 128  # lattice cells after which noise and point pattern repeat
+FINE = 4  # table samples per lattice cell
+CHANNELS = 4
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_SPLINE = np.array([[64, 256, 64, 0], [27, 235, 121, 1], [8, 184, 184, 8], [1, 121, 235, 27]], dtype=np.int64)
+
+
+def _mix(h):
+    """Scramble 64-bit integers (the finaliser of splitmix64)."""
+    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return h ^ (h >> np.uint64(31))
+
+
+def hash_lattice(seed, i, j, salt=0):
+    """Hash lattice positions (i, j), integer arrays of one shape, to uint64 values that depend on the seed and a salt."""
+    with np.errstate(over="ignore"):
+        h = np.asarray(seed, dtype=np.int64).astype(np.uint64) * _GOLDEN + np.uint64(salt) * np.uint64(0xD1342543DE82EF95)
+        h = _mix(h + np.asarray(i, dtype=np.int64).astype(np.uint64))
+        return _mix(h * _GOLDEN + np.asarray(j, dtype=np.int64).astype(np.uint64))
+
+
+def unit(h):
+    """Turn uint64 hashes into float64 numbers in [0, 1)."""
+    return (h >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+@lru_cache(maxsize=1)
+def random_rows():
+    """A (65536, 12) float64 table of uniform numbers: one row of independent attributes for an object's hash."""
+    with np.errstate(over="ignore"):
+        k = np.arange(65536 * 12, dtype=np.uint64)
+        return unit(_mix(_mix(k + np.uint64(77)) * _GOLDEN + k)).reshape(65536, 12)
+
+
+def attributes(h):
+    """Rows (N, 12) of uniform numbers for N hashes."""
+    return random_rows()[(h & np.uint64(0xFFFF)).astype(np.int64)]
+
+
+@lru_cache(maxsize=1)
+def _tables():
+    """Noise as a (CHANNELS, S + 1, S + 1) float32 array, S = PERIOD * FINE, zero mean, unit variance, wrapped by one sample."""
+    n = PERIOD
+    i, j = np.meshgrid(np.arange(n), np.arange(n), indexing="ij")
+    out = []
+    for c in range(CHANNELS):
+        v = (hash_lattice(2024, i, j, salt=c + 1) >> np.uint64(56)).astype(np.int64) - 128
+        for axis in (0, 1):  # B-spline values at quarter cells, in integers: exact
+            parts = [sum(int(w[m]) * np.roll(v, 1 - m, axis) for m in range(4)) for w in _SPLINE]
+            v = np.stack(parts, axis + 1).reshape([s * (FINE if a == axis else 1) for a, s in enumerate(v.shape)])
+        size = n * FINE
+        mean = int(v.sum()) / (size * size)
+        v = v - mean
+        out.append(v / np.sqrt((v * v).mean()))
+    wrapped = np.pad(np.stack(out), ((0, 0), (0, 1), (0, 1)), mode="wrap")
+    return torch.from_numpy(wrapped.astype(np.float32))[None].contiguous()
+
+
+_on_device: dict[tuple[str, int, int], torch.Tensor] = {}
+
+
+def _table(device, first, count):
+    key = (str(device), first, count)
+    if key not in _on_device:
+        _on_device[key] = _tables()[:, first : first + count].to(device).contiguous()
+    return _on_device[key]
+
+
+def sample(t, first=0, count=CHANNELS):
+    """Noise at points t (..., 2), float64, in lattice cells: float32 (count, ...), zero mean and unit variance over the plane."""
+    u = (t * (1.0 / PERIOD)).remainder_(1.0).to(torch.float32)  # the period is removed in float64, before precision is given up
+    grid = u.mul_(2.0).sub_(1.0).reshape(1, 1, -1, 2)
+    out = F.grid_sample(_table(t.device, first, count), grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return out.reshape(count, *t.shape[:-1])
+
+
+@lru_cache(maxsize=1)
+def scattered():
+    """One point in each of PERIOD x PERIOD unit cells, pushed apart until they are evenly spread: (PERIOD, PERIOD, 2), in [0, 1)."""
+    n = PERIOD
+    i, j = np.meshgrid(np.arange(n), np.arange(n), indexing="ij")
+    p = attributes(hash_lattice(9, i, j))[..., :2] * 0.9 + 0.05
+    for _ in range(14):
+        push = np.zeros_like(p)
+        for di in (-1, 0, 1):
+            for dj in (-1, 0, 1):
+                if di or dj:
+                    d = p - (np.roll(p, (-di, -dj), (0, 1)) + np.array([di, dj], dtype=np.float64))
+                    r = np.sqrt(d[..., 0] ** 2 + d[..., 1] ** 2)
+                    push += d * (np.maximum(0.98 - r, 0.0) / (r + 1e-9))[..., None]
+        p = np.clip(p + 0.2 * push, 0.0, 0.999)
+    return p
