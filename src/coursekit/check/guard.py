@@ -1,0 +1,229 @@
+"""Keeps a verdict independent of the notebook around it, and the notebook as it was.
+
+`calm` runs a student's code under known random seeds, dtype, device, gradient mode, warnings and error settings and puts
+back what it found. `trusted` undoes replacements of torch's and numpy's functions while the checker works. `time_limit`
+stops code that takes too long: by an alarm signal in the main thread where the system has one, else by an exception
+that a second thread plants in this one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import random
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class TimeUp(BaseException):
+    """The time for an answer is over; a BaseException, so that ``except Exception`` does not swallow it."""
+
+
+class _Sink:
+    """Takes what an answer prints: the first few thousand characters go to stdout, the rest nowhere, nothing to stderr."""
+
+    encoding = "utf-8"
+    errors = "replace"
+
+    def __init__(self, out: Any, room: int):
+        self._out, self._room = out, room
+
+    def write(self, text: str) -> int:
+        if self._room > 0 and self._out is not None:
+            kept = str(text)[: self._room]
+            self._room -= len(kept)
+            self._out.write(kept)
+            if self._room <= 0:
+                self._out.write("\n[more output was left out]\n")
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        if self._out is not None:
+            self._out.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+
+@contextmanager
+def calm(seed: int = 0, out: Any = None, room: int = 4000) -> Iterator[None]:
+    """Run code under known settings and put back what was found.
+
+    Random generators of torch, numpy and Python start at ``seed``; default dtype float32; default device cpu; gradients
+    on; autocast and deterministic mode off; numpy's floating-point settings as at start-up; warnings silent. Text printed
+    to stdout or stderr goes to ``out``, at most ``room`` characters of it.
+    """
+    rng, np_rng, py_rng = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    dtype, device, grad = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    stdout, stderr = sys.stdout, sys.stderr
+    sink = _Sink(out, room)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+            stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn", call=None))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            if torch.is_autocast_enabled("cpu"):
+                stack.enter_context(torch.autocast("cpu", enabled=False))
+            if device.type != "cpu":
+                stack.enter_context(torch.device("cpu"))
+            torch.set_default_dtype(torch.float32)
+            if deterministic:
+                torch.use_deterministic_algorithms(False)
+            torch.default_generator.manual_seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+            random.seed(seed)
+            sys.stdout = sys.stderr = sink  # type: ignore[assignment]
+            yield
+    finally:
+        sys.stdout, sys.stderr = stdout, stderr
+        if torch.get_default_device() != device:
+            torch.set_default_device(None if device.type == "cpu" else device)
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(grad)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.set_rng_state(rng)
+        np.random.set_state(np_rng)  # noqa: NPY002
+        random.setstate(py_rng)
+
+
+def _functions(owner: Any) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in vars(owner).items()
+        if (callable(value) or isinstance(value, property)) and not isinstance(value, (ModuleType, type))
+    }
+
+
+_OWNERS: tuple[Any, ...] = (
+    torch,
+    torch.Tensor,
+    torch.nn.functional,
+    torch.linalg,
+    torch.fft,
+    torch.nn.Module,
+    np,
+    np.linalg,
+    np.fft,
+    math,
+    random,
+    time,
+)
+_AS_IMPORTED = [(owner, _functions(owner)) for owner in _OWNERS]
+
+
+@contextmanager
+def trusted() -> Iterator[None]:
+    """Give torch's, numpy's and math's functions as they were at import, then put the notebook's versions back."""
+    replaced = [
+        (owner, name, vars(owner).get(name, _MISSING))
+        for owner, originals in _AS_IMPORTED
+        for name, original in originals.items()
+        if vars(owner).get(name, _MISSING) is not original
+    ]
+    originals_of = {id(owner): originals for owner, originals in _AS_IMPORTED}
+    try:
+        for owner, name, _ in replaced:
+            setattr(owner, name, originals_of[id(owner)][name])
+        yield
+    finally:
+        for owner, name, found in replaced:
+            if found is _MISSING:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, found)
+
+
+_MISSING = object()
+_set_async = ctypes.pythonapi.PyThreadState_SetAsyncExc
+_monotonic, _thread_time = time.monotonic, time.thread_time
+
+
+@contextmanager
+def time_limit(seconds: float, wall: float | None = None) -> Iterator[None]:
+    """Raise `TimeUp` in the body once it used ``seconds`` of this thread's processor time, or ``wall`` seconds by the clock.
+
+    Processor time, so that honest work on a busy machine is not cut short; ``wall`` (default: four times ``seconds``)
+    ends code that sleeps or waits. The alarm is repeated, because code in a loop may swallow the first.
+    """
+    wall = 4 * seconds if wall is None else wall
+    seconds = max(seconds, 0.01)
+    in_main = threading.current_thread() is threading.main_thread()
+    with ExitStack() as stack:
+        if in_main and hasattr(signal, "setitimer") and signal.getsignal(signal.SIGALRM) is not None:
+            stack.enter_context(_by_signal(seconds, wall))
+        else:
+            stack.enter_context(_by_thread(2 * seconds if wall > 2 * seconds else wall))
+        yield
+
+
+@contextmanager
+def _by_signal(seconds: float, wall: float) -> Iterator[None]:
+    armed = True
+    start, cpu = _monotonic(), _thread_time()
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        if armed and (_thread_time() - cpu >= seconds or _monotonic() - start >= wall):
+            raise TimeUp
+
+    old_handler = signal.signal(signal.SIGALRM, ring)
+    old_delay, old_interval = signal.setitimer(signal.ITIMER_REAL, seconds, 0.05)
+    try:
+        yield
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old_handler)
+        if old_delay:  # somebody else's alarm (a test runner's) goes on where it was
+            left = max(old_delay - (_monotonic() - start), 0.001)
+            signal.setitimer(signal.ITIMER_REAL, left, old_interval)
+
+
+@contextmanager
+def _by_thread(wall: float) -> Iterator[None]:
+    target = ctypes.c_ulong(threading.get_ident())
+    lock, done = threading.Lock(), threading.Event()
+
+    def watch() -> None:
+        pause = wall
+        while not done.wait(pause):
+            with lock:
+                if not done.is_set():
+                    _set_async(target, ctypes.py_object(TimeUp))
+            pause = 0.1
+
+    watcher = threading.Thread(target=watch, name="coursekit-time-limit", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        with lock:
+            done.set()
+            _set_async(target, None)  # an exception that was planted but not yet raised
+        watcher.join()
+
+
+def spent() -> Callable[[], float]:
+    """Start a stopwatch of this thread's processor time; call the result for the seconds so far."""
+    start = _thread_time()
+    return lambda: _thread_time() - start
