@@ -26,7 +26,11 @@ from .guard import TimeUp, calm, spent, time_limit
 
 CallBack = Callable[[bytes], bytes]
 _LIBRARY = tuple(
-    {os.path.realpath(p) + os.sep for k, p in sysconfig.get_paths().items() if k in ("stdlib", "platstdlib", "purelib", "platlib")}
+    {
+        os.path.realpath(p) + os.sep
+        for k, p in sysconfig.get_paths().items()
+        if k in ("stdlib", "platstdlib", "purelib", "platlib")
+    }
     | {os.path.dirname(os.path.realpath(__file__)) + os.sep}
 )
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
@@ -70,7 +74,11 @@ class Responder:
         if op in ("parameters", "state"):
             if not isinstance(target, torch.nn.Module):
                 return {"error": "no module", "type": type(target).__name__}
-            named = torch.nn.Module.named_parameters(target) if op == "parameters" else target.state_dict().items()
+            named = (
+                torch.nn.Module.named_parameters(target)
+                if op == "parameters"
+                else target.state_dict().items()
+            )
             return {"value": {name: value for name, value in named}}
         if op == "load":
             return self._load(target, m["args"][0])
@@ -115,7 +123,9 @@ class Responder:
         if misfit is not None:
             return {"error": "arguments", "signature": misfit, "name": _name(target)}
         arrays = _arrays((args, kwargs), target)
-        before = [(name, x, x.detach().clone() if isinstance(x, torch.Tensor) else x.copy()) for name, x in arrays]
+        before = [
+            (name, x, x.detach().clone() if isinstance(x, torch.Tensor) else x.copy()) for name, x in arrays
+        ]
         used, clock = 0.0, spent()
         out = sys.stdout if self.room > 0 and not m.get("quiet") else None
         try:
@@ -139,7 +149,13 @@ class Responder:
         reply: dict[str, Any] = {"changed": changed, "spent": used}
         if op == "make" and not _is_plain(value):
             self.objects.append(value)
-            kind = "module" if isinstance(value, torch.nn.Module) else "function" if inspect.isroutine(value) else "object"
+            kind = (
+                "module"
+                if isinstance(value, torch.nn.Module)
+                else "function"
+                if inspect.isroutine(value)
+                else "object"
+            )
             reply["value"] = Ref(len(self.objects) - 1, kind, _name(value))
             reply["callable"] = callable(value)
         else:
@@ -166,7 +182,11 @@ def _name(x: Any) -> str:
 
 
 def _is_plain(x: Any) -> bool:
-    return x is None or x is Ellipsis or isinstance(x, (bool, int, float, complex, str, list, tuple, dict, torch.Tensor))
+    return (
+        x is None
+        or x is Ellipsis
+        or isinstance(x, (bool, int, float, complex, str, list, tuple, dict, torch.Tensor))
+    )
 
 
 def _arrays(x: Any, target: Any) -> list[tuple[str, Any]]:
@@ -254,7 +274,17 @@ def _misfit(target: Any, args: Any, kwargs: Any) -> str | None:
     return None
 
 
-_IDLE = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE", "POP_TOP", "COPY_FREE_VARS", "CACHE", "PRECALL"}
+_IDLE = {
+    "RESUME",
+    "NOP",
+    "LOAD_CONST",
+    "RETURN_CONST",
+    "RETURN_VALUE",
+    "POP_TOP",
+    "COPY_FREE_VARS",
+    "CACHE",
+    "PRECALL",
+}
 
 
 def _is_stub(target: Any) -> bool:
@@ -272,14 +302,20 @@ def _failure(error: BaseException, answer: Any) -> dict[str, Any]:
             frames.append(tb)
         last, tb = tb, tb.tb_next
     made_of = [answer, *vars(answer).values()] if isinstance(answer, type) else [answer]
-    home = next((c.co_filename for x in made_of if isinstance(c := getattr(x, "__code__", None), CodeType)), None)
+    home = next(
+        (c.co_filename for x in made_of if isinstance(c := getattr(x, "__code__", None), CodeType)), None
+    )
     own = [f for f in frames if f.tb_frame.f_code.co_filename == home] or frames
     where: dict[str, Any] = {"line": 0, "text": "", "function": ""}
     if own:
         frame = own[-1]
         code = frame.tb_frame.f_code
         text = linecache.getline(code.co_filename, frame.tb_lineno).strip()
-        where = {"line": frame.tb_lineno - code.co_firstlineno + 1, "text": _clean(text, 160), "function": code.co_name}
+        where = {
+            "line": frame.tb_lineno - code.co_firstlineno + 1,
+            "text": _clean(text, 160),
+            "function": code.co_name,
+        }
     if isinstance(error, NotImplementedError) and own and last is own[-1] and _raised_here(last):
         return {"error": "stub", **where, "answer": _name(answer)}
     kind = type(error).__name__ if isinstance(type(error).__name__, str) else "Exception"
@@ -299,4 +335,3 @@ def _raised_here(tb: TracebackType) -> bool:
 def _clean(text: str, room: int) -> str:
     text = " ".join(_ANSI.sub("", text).split())
     return text if len(text) <= room else text[: room - 1] + "…"
-

@@ -24,9 +24,13 @@ def exercises_in(module: str | ModuleType) -> list[Exercise]:
 def all_exercises(package: str | None = None) -> list[Exercise]:
     """Every exercise in the modules of ``package``, or of all packages of the entry point group, ordered by lesson.
 
-    Raises `ExerciseError` where two exercises have one name.
+    Raises `ExerciseError` where two exercises have one name, or where no installed package offers any.
     """
     packages = [package] if package else sorted({e.value for e in entry_points(group=GROUP)})
+    if not packages:
+        raise ExerciseError(
+            f"no installed package offers exercises (entry point group {GROUP}): install the course again"
+        )
     found: dict[int, Exercise] = {}
     for name in packages:
         root = importlib.import_module(name)

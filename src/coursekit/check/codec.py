@@ -30,7 +30,20 @@ MAX_TEXT = 100_000
 _TORCH_DTYPES = {
     name: getattr(torch, name)
     for name in (
-        ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "complex64", "complex128"]
+        [
+            "bool",
+            "uint8",
+            "int8",
+            "int16",
+            "int32",
+            "int64",
+            "float16",
+            "bfloat16",
+            "float32",
+            "float64",
+            "complex64",
+            "complex128",
+        ]
     )
 }
 _TORCH_NAMES = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
@@ -99,7 +112,9 @@ class _Writer:
             return x
         if kind is str:
             if len(x) > MAX_TEXT:
-                raise CodecError(f"a text of {len(x)} characters is longer than the {MAX_TEXT} that can be sent")
+                raise CodecError(
+                    f"a text of {len(x)} characters is longer than the {MAX_TEXT} that can be sent"
+                )
             return x.encode("utf-8", "replace").decode("utf-8")
         if kind is int:
             return x if -(2**63) <= x < 2**63 else {"i": hex(x)} if x.bit_length() < 8192 else self._huge()
@@ -138,7 +153,9 @@ class _Writer:
 
     def _room(self, nbytes: int) -> None:
         if self.size + nbytes > self.limit:
-            raise CodecError(f"{(self.size + nbytes) / 2**20:.0f} MiB is more than the {self.limit / 2**20:.0f} MiB allowed")
+            raise CodecError(
+                f"{(self.size + nbytes) / 2**20:.0f} MiB is more than the {self.limit / 2**20:.0f} MiB allowed"
+            )
         if len(self.arrays) >= MAX_ARRAYS:
             raise CodecError(f"more than {MAX_ARRAYS} arrays in one message")
         self.size += nbytes
@@ -175,7 +192,9 @@ class _Writer:
         return {"a": len(self.arrays) - 1}
 
 
-def encode(message: dict[str, Any], *, refer: Callable[[Any], Ref | None] | None = None, limit: int = MAX_BYTES) -> bytes:
+def encode(
+    message: dict[str, Any], *, refer: Callable[[Any], Ref | None] | None = None, limit: int = MAX_BYTES
+) -> bytes:
     """Write one message as bytes.
 
     ``refer(obj)`` may give a `Ref` for a thing that stays on this side (a function, a module); everything else that is
@@ -183,7 +202,9 @@ def encode(message: dict[str, Any], *, refer: Callable[[Any], Ref | None] | None
     """
     writer = _Writer(refer, limit)
     body = {str(key): writer.value(value) for key, value in message.items()}
-    header = json.dumps({"body": body, "arrays": writer.arrays}, allow_nan=False, separators=(",", ":")).encode()
+    header = json.dumps(
+        {"body": body, "arrays": writer.arrays}, allow_nan=False, separators=(",", ":")
+    ).encode()
     if len(header) > MAX_HEADER:
         raise CodecError(f"a header of {len(header)} bytes is more than the {MAX_HEADER} allowed")
     return b"".join([MAGIC, struct.pack(">I", len(header)), header, *writer.blobs])
@@ -269,10 +290,10 @@ def _array(spec: Any, raw: memoryview) -> Any:
         if name == "bool":
             return _reshape(flat != 0, shape)  # a byte other than 0 or 1 is no bool
         return _reshape(_view(flat, _TORCH_DTYPES[name]), shape)
-    flat = np.frombuffer(bytearray(raw), dtype=np.uint8)
+    flat_np = np.frombuffer(bytearray(raw), dtype=np.uint8)
     if name == "bool":
-        return (flat != 0).reshape(shape)
-    return flat.view(np.dtype(name).newbyteorder("<")).astype(name, copy=False).reshape(shape)
+        return (flat_np != 0).reshape(shape)
+    return flat_np.view(np.dtype(name).newbyteorder("<")).astype(name, copy=False).reshape(shape)
 
 
 def decode(data: bytes, *, limit: int = MAX_BYTES) -> dict[str, Any]:
@@ -310,7 +331,9 @@ def _nbytes(spec: Any) -> int:
     if not isinstance(spec, dict) or set(spec) != {"lib", "dtype", "shape"}:
         raise CodecError("an array needs lib, dtype and shape")
     lib, name, shape = spec["lib"], spec["dtype"], spec["shape"]
-    known = {"torch": tuple(_TORCH_DTYPES), "numpy": _NUMPY_NAMES}.get(lib if isinstance(lib, str) else "", ())
+    known = {"torch": tuple(_TORCH_DTYPES), "numpy": _NUMPY_NAMES}.get(
+        lib if isinstance(lib, str) else "", ()
+    )
     if name not in known:
         raise CodecError("unknown array library or dtype")
     if not isinstance(shape, list) or len(shape) > 16:

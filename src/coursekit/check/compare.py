@@ -14,7 +14,14 @@ _absolute, _isnan, _isinf, _maximum, _equal = np.absolute, np.isnan, np.isinf, n
 _to, _to_numpy, _detach = torch.Tensor.to, torch.Tensor.numpy, torch.Tensor.detach
 
 # Relative to the largest value: what rounding does in a chain of a few hundred operations.
-TOLERANCE = {"float64": 1e-10, "complex128": 1e-10, "float32": 1e-4, "complex64": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+TOLERANCE = {
+    "float64": 1e-10,
+    "complex128": 1e-10,
+    "float32": 1e-4,
+    "complex64": 1e-4,
+    "float16": 1e-2,
+    "bfloat16": 5e-2,
+}
 
 
 def dtype_name(x: Any) -> str:

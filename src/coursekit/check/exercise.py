@@ -52,7 +52,9 @@ class Misconception:
 
     def __post_init__(self) -> None:
         if not callable(self.answer):
-            raise ExerciseError(f"a misconception must be a function or a class, got {type(self.answer).__name__}")
+            raise ExerciseError(
+                f"a misconception must be a function or a class, got {type(self.answer).__name__}"
+            )
         name = self.id or getattr(self.answer, "__name__", "")
         if not re.fullmatch(r"[A-Za-z_][\w-]*", name):
             raise ExerciseError(f"a misconception needs an id that is a word, got {name!r}: give id=...")
@@ -112,7 +114,9 @@ class Exercise:
         for name in ("alternatives", "misconceptions", "hints", "checks"):
             value = getattr(self, name)
             if isinstance(value, str) or callable(value):
-                raise ExerciseError(f"exercise {self.name}: {name} must be a tuple, got {type(value).__name__}")
+                raise ExerciseError(
+                    f"exercise {self.name}: {name} must be a tuple, got {type(value).__name__}"
+                )
             object.__setattr__(self, name, tuple(value))
         object.__setattr__(self, "free", frozenset({self.free} if isinstance(self.free, str) else self.free))
         problems = list(self._problems())
@@ -226,11 +230,13 @@ class Exercise:
             found = Finding("", "slow") if over else _attempt(share, ask)
             if found is not None and first is None:
                 first, alone = found, len(ask.log) <= 1
-            over = over or (found is not None and found.kind in ("slow", "not attempted"))
+            over = over or (found is not None and found.kind in ("slow", "not attempted", "gone"))
             parts.append((share.what, 0.0 if found else share.points, share.points))
         return first, parts, alone
 
-    def _verdict(self, f: Finding | None, parts: list[Any], first: bool, ask: Ask, transport: Transport) -> Verdict:
+    def _verdict(
+        self, f: Finding | None, parts: list[Any], first: bool, ask: Ask, transport: Transport
+    ) -> Verdict:
         def make(status: str, message: str, points: float, kind: str = "", id: str | None = None) -> Verdict:
             shown = tuple(parts) if 0 < points < self.points else ()
             return Verdict(self.name, self.title, status, message, points, self.points, kind, id, shown)
@@ -240,14 +246,18 @@ class Exercise:
         earned = round(sum(got for _, got, _ in parts), 2)
         if f.kind == "not attempted":
             if first or (not earned and f.message != "Not attempted yet."):
-                return make("not attempted", "" if f.message == "Not attempted yet." else f.message, 0.0, f.kind)
+                return make(
+                    "not attempted", "" if f.message == "Not attempted yet." else f.message, 0.0, f.kind
+                )
             shown = f" ({ask.log[-1].shown})" if ask.log and ask.log[-1].shown else ""
             return make("wrong", f"Your code still leaves this case unwritten.{shown}", earned, "unwritten")
-        if f.kind in ("slow", "not callable", "malformed"):
+        if f.kind in ("slow", "not callable", "malformed", "gone"):
             return make("wrong", f.message, earned, f.kind)
         known = self.diagnose(transport, ask)
         if known is not None:
-            message = f"{f.message} A likely reason: {known.message}" if f.kind == "exception" else known.message
+            message = (
+                f"{f.message} A likely reason: {known.message}" if f.kind == "exception" else known.message
+            )
             return make("wrong", message, earned, "misconception", known.id)
         message = f.message
         if f.id is not None:
@@ -273,7 +283,9 @@ class Exercise:
                 for check in self.checks:
                     finding = _attempt(check, ask)
                     if finding is not None:
-                        raise ExerciseError(f"exercise {self.name}: the reference does not pass: {finding.message}")
+                        raise ExerciseError(
+                            f"exercise {self.name}: the reference does not pass: {finding.message}"
+                        )
                 if not ask.log:
                     raise ExerciseError(f"exercise {self.name}: the checks never ask the answer anything")
             try:
@@ -288,7 +300,9 @@ class Exercise:
         """The misconception whose behaviour this answer shows on every input of the checks, or None."""
         log = self.rehearse().log
         candidates = [(m, self._replies(m)) for m in self.misconceptions]
-        candidates = [(m, r) for m, r in candidates if any(not alike(a, o.reply) for a, o in zip(r, log, strict=True))]
+        candidates = [
+            (m, r) for m, r in candidates if any(not alike(a, o.reply) for a, o in zip(r, log, strict=True))
+        ]
         replay = Replay(transport, max(ask._left, 0.3) if ask is not None else self.seconds)
         for i, outcome in enumerate(log):
             if not candidates:
@@ -359,7 +373,9 @@ def _attempt(check: Check, ask: Ask) -> Finding | None:
     except Exception as error:
         shown = f" ({ask.log[-1].shown})" if ask.log and ask.log[-1].shown else ""
         words = " ".join(str(error).split())[:200]
-        return Finding(f"Your result cannot be worked with further ({type(error).__name__}: {words}).{shown}", "unjudged")
+        return Finding(
+            f"Your result cannot be worked with further ({type(error).__name__}: {words}).{shown}", "unjudged"
+        )
     return None
 
 

@@ -34,7 +34,10 @@ def close(got: Any, want: Any, what: str, *, tol: float | None = None, id: str |
     value = conform(got, want, frozenset({"dtype"}))
     tol = tolerance_of(value, want) if tol is None else tol
     if isinstance(want, (list, tuple)):
-        if all(distance(v, w) <= (tolerance_of(v, w) if tol == 0 else tol) for v, w in zip(value, want, strict=True)):
+        if all(
+            distance(v, w) <= (tolerance_of(v, w) if tol == 0 else tol)
+            for v, w in zip(value, want, strict=True)
+        ):
             return
         raise Finding(f"{_sentence(what)} That does not hold.", "property", id)
     if isinstance(want, (torch.Tensor, np.ndarray, bool, int, float, complex)):
@@ -59,7 +62,11 @@ def _how_far(got: Any, want: Any, far: float) -> str:
         return f"That fails at {int((a != b).sum())} of {a.size} places."
     if not np.isfinite(far):
         return "That does not hold."
-    return f"That is off by {far:.1g} of the largest value." if far < 0.1 else f"That is off by {100 * far:.0f} % of the largest value."
+    return (
+        f"That is off by {far:.1g} of the largest value."
+        if far < 0.1
+        else f"That is off by {100 * far:.0f} % of the largest value."
+    )
 
 
 def commutes(
@@ -89,20 +96,40 @@ def sensitive(f: Map, x: torch.Tensor, *, what: str = "your map", id: str | None
     generator = torch.Generator().manual_seed(11)
     other = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)
     if np.array_equal(as_numpy(f(other)), y):
-        raise Finding(f"The output of {what} does not depend on its input: two different images give the same result.", "property", id)
+        raise Finding(
+            f"The output of {what} does not depend on its input: two different images give the same result.",
+            "property",
+            id,
+        )
     bumped = x.clone()
     middle = tuple(n // 2 for n in x.shape)
     bumped[middle] = bumped[middle] + 1
     if np.array_equal(as_numpy(f(bumped)), y):
-        raise Finding(f"One pixel of the input was changed and the output of {what} stayed the same.", "property", id)
+        raise Finding(
+            f"One pixel of the input was changed and the output of {what} stayed the same.", "property", id
+        )
 
 
-def agrees(f: Map, library: Map, inputs: Iterable[Any], *, what: str = "your map", tol: float | None = None, id: str | None = None) -> None:
+def agrees(
+    f: Map,
+    library: Map,
+    inputs: Iterable[Any],
+    *,
+    what: str = "your map",
+    tol: float | None = None,
+    id: str | None = None,
+) -> None:
     """Stop the check unless ``f`` and ``library`` give the same numbers on each input (a tuple is spread as arguments)."""
     for item in inputs:
         args = item if isinstance(item, tuple) else (item,)
         shown = ", ".join(describe_value(a) for a in args)
-        close(f(*args), library(*args), f"With the same weights {what} must give the library's numbers ({shown}).", tol=tol, id=id)
+        close(
+            f(*args),
+            library(*args),
+            f"With the same weights {what} must give the library's numbers ({shown}).",
+            tol=tol,
+            id=id,
+        )
 
 
 def depends(
@@ -130,16 +157,30 @@ def depends(
             theirs = not np.allclose(as_numpy(library(x, changed)), base_library, rtol=1e-7, atol=1e-12)
             place = tuple(int(n) for n in np.unravel_index(i, tuple(value.shape))) if value.ndim else ()
             if theirs and not mine:
-                raise Finding(f"The output does not depend on `{name}` at index {list(place)}: a weight that does nothing.", "property", id)
+                raise Finding(
+                    f"The output does not depend on `{name}` at index {list(place)}: a weight that does nothing.",
+                    "property",
+                    id,
+                )
             if mine and not theirs and not np.allclose(as_numpy(f(x, changed)), base, rtol=1e-7, atol=1e-12):
-                raise Finding(f"The output depends on `{name}` at index {list(place)}, and should not.", "property", id)
+                raise Finding(
+                    f"The output depends on `{name}` at index {list(place)}, and should not.", "property", id
+                )
 
 
-def batched(f: Map, x: torch.Tensor, *, what: str = "your map", tol: float | None = None, id: str | None = None) -> None:
+def batched(
+    f: Map, x: torch.Tensor, *, what: str = "your map", tol: float | None = None, id: str | None = None
+) -> None:
     """Stop the check unless each image of a batch (axis 0) is treated on its own."""
     y = f(x)
     for i in range(x.shape[0]):
-        close(f(x[i : i + 1]), y[i : i + 1], f"An image gives the same result alone and in a batch (image {i} of {describe_value(x)}).", tol=tol, id=id)
+        close(
+            f(x[i : i + 1]),
+            y[i : i + 1],
+            f"An image gives the same result alone and in a batch (image {i} of {describe_value(x)}).",
+            tol=tol,
+            id=id,
+        )
 
 
 def equivariant_map(

@@ -80,7 +80,7 @@ def calm(seed: int = 0, out: Any = None, room: int = 4000) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
-            stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn", call=None))
+            stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             if torch.is_autocast_enabled("cpu"):
@@ -101,7 +101,15 @@ def calm(seed: int = 0, out: Any = None, room: int = 4000) -> Iterator[None]:
             torch.set_default_device(None if device.type == "cpu" else device)
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(grad)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        now = (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
+        if now != (
+            deterministic,
+            warn_only,
+        ):  # the setter imports torch's compiler, more than a second: only if needed
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.set_rng_state(rng)
         np.random.set_state(np_rng)  # noqa: NPY002
         random.setstate(py_rng)

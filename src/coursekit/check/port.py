@@ -17,6 +17,7 @@ import torch
 
 from .answer import Responder
 from .codec import CodecError, Elsewhere, Foreign, Ref, decode, encode, wrap
+from .compare import as_numpy
 
 CallBack = Callable[[bytes], bytes]
 
@@ -125,7 +126,9 @@ class Ask:
 
         # The key is made of what is asked; the time that is left and the seed are no part of it.
         request = encode(message, refer=refer)
-        outcome = Outcome(request, hashlib.sha256(request).hexdigest(), {}, tuple(functions), describe_call(message))
+        outcome = Outcome(
+            request, hashlib.sha256(request).hexdigest(), {}, tuple(functions), describe_call(message)
+        )
         outcome.reply = self._resend(outcome)
         if log:
             self.log.append(outcome)
@@ -134,7 +137,9 @@ class Ask:
     def _resend(self, outcome: Outcome) -> dict[str, Any]:
         """Put a recorded request to this answer, under this port's seed and what is left of its time."""
         order = {"seconds": max(self._left, 0.05), "seed": self._seed, "quiet": self._quiet}
-        raw = self._transport.exchange(wrap(order, outcome.request), lambda data: _serve(data, outcome.functions))
+        raw = self._transport.exchange(
+            wrap(order, outcome.request), lambda data: _serve(data, outcome.functions)
+        )
         try:
             reply = decode(raw)
         except CodecError as error:
@@ -148,19 +153,29 @@ def _serve(data: bytes, functions: Sequence[Callable[..., Any]]) -> bytes:
     """Evaluate one of the checker's functions for the answer."""
     try:
         m = decode(data)
-        if m.get("op") != "callback" or type(m.get("target")) is not int or not 0 <= m["target"] < len(functions):
+        if (
+            m.get("op") != "callback"
+            or type(m.get("target")) is not int
+            or not 0 <= m["target"] < len(functions)
+        ):
             return encode({"error": "this is no call of a function that was given"})
         for x in (*m["args"], *m["kwargs"].values()):
             if isinstance(x, (Foreign, Ref, Elsewhere)):
                 name = x.type if isinstance(x, Foreign) else "tensor on another device"
-                return encode({"error": f"the function you were given takes arrays and numbers, and was called with a {name}"})
+                return encode(
+                    {
+                        "error": f"the function you were given takes arrays and numbers, and was called with a {name}"
+                    }
+                )
         with torch.no_grad():
             value = functions[m["target"]](*m["args"], **m["kwargs"])
         return encode({"value": value})
     except CodecError as error:
         return encode({"error": f"the function you were given could not be called: {error}"})
     except Exception as error:
-        return encode({"error": f"the function you were given could not be evaluated on this: {str(error)[:200]}"})
+        return encode(
+            {"error": f"the function you were given could not be evaluated on this: {str(error)[:200]}"}
+        )
 
 
 class Handle:
@@ -184,7 +199,8 @@ class Handle:
         if not isinstance(value, Ref):
             self._refuse_nothing(reply)
             raise Finding(
-                f"Your answer returned {kind_of(value)} where a function or a module is wanted.{self._shown()}", "type"
+                f"Your answer returned {kind_of(value)} where a function or a module is wanted.{self._shown()}",
+                "type",
             )
         return Handle(self._ask, value.number, value.name)
 
@@ -225,7 +241,9 @@ class Handle:
         With respect to one argument (its array, or None where the value does not depend on it), or a list of arguments
         (a list). A handle's parameters: see `parameter_gradients`.
         """
-        found = self._gradients(args, kwargs, [wrt] if isinstance(wrt, int) else list(wrt), cotangent)["inputs"]
+        found = self._gradients(args, kwargs, [wrt] if isinstance(wrt, int) else list(wrt), cotangent)[
+            "inputs"
+        ]
         return found[0] if isinstance(wrt, int) else found
 
     def parameter_gradients(self, *args: Any, cotangent: Any = None, **kwargs: Any) -> dict[str, Any]:
@@ -236,11 +254,20 @@ class Handle:
         message = self._message("gradient", args, kwargs) | {"wrt": wrt, "cotangent": cotangent}
         found = self._plain(self._checked(self._ask._send(message)))
         if found["inputs"] is None:
-            raise Finding(f"Your answer returned {kind_of(found['value'])}, and a torch tensor is wanted.{self._shown()}", "type")
+            raise Finding(
+                f"Your answer returned {kind_of(found['value'])}, and a torch tensor is wanted.{self._shown()}",
+                "type",
+            )
         return found
 
     def _message(self, op: str, args: Any, kwargs: Any, method: str | None = None) -> dict[str, Any]:
-        return {"op": op, "target": self._number, "args": tuple(args), "kwargs": dict(kwargs), "method": method}
+        return {
+            "op": op,
+            "target": self._number,
+            "args": tuple(args),
+            "kwargs": dict(kwargs),
+            "method": method,
+        }
 
     def _send(self, op: str, args: Any, kwargs: Any, method: str | None = None) -> dict[str, Any]:
         return self._checked(self._ask._send(self._message(op, args, kwargs, method)))
@@ -288,18 +315,29 @@ class Handle:
         kind, at = r["error"], ""
         if r.get("line"):
             inside = f" of `{r['function']}`" if r.get("function") else ""
-            at = f" In line {r['line']}{inside}: `{str(r.get('text', '')).replace('`', '´')}`." if r.get("text") else f" In line {r['line']}{inside}."
+            at = (
+                f" In line {r['line']}{inside}: `{str(r.get('text', '')).replace('`', '´')}`."
+                if r.get("text")
+                else f" In line {r['line']}{inside}."
+            )
         if kind == "stub":
             if r.get("function") in ("", r.get("answer"), "forward", "__init__", "__call__", None):
                 raise Finding("Not attempted yet.", "not attempted")
-            raise Finding(f"Not attempted yet: `{r['function']}`, which this one uses, is still to be written.", "not attempted")
+            raise Finding(
+                f"Not attempted yet: `{r['function']}`, which this one uses, is still to be written.",
+                "not attempted",
+            )
         if kind == "exception":
             words = f": {r['message']}" if r.get("message") else ""
-            raise Finding(f"Your code stops with {r['type']}{words.rstrip('.')}.{at}{self._shown()}", "exception")
+            raise Finding(
+                f"Your code stops with {r['type']}{words.rstrip('.')}.{at}{self._shown()}", "exception"
+            )
         if kind == "arguments":
             wanted = self._ask._expected.signature if self._ask._expected is not None else ""
             how = f" It is called as {wanted}." if wanted else ""
-            raise Finding(f"The arguments do not fit: yours takes {r['signature']}.{how}{self._shown()}", "arguments")
+            raise Finding(
+                f"The arguments do not fit: yours takes {r['signature']}.{how}{self._shown()}", "arguments"
+            )
         if kind == "slow":
             raise Finding(
                 f"Your code takes too long: it was stopped after {r['seconds']:.1f} s. Look for a loop that does not end, or "
@@ -309,7 +347,12 @@ class Handle:
         if kind == "size":
             raise Finding(f"What your code returns cannot be checked: {r['message']}.{self._shown()}", "size")
         if kind == "not callable":
-            raise Finding(f"What your code made is {_a(r['type'])}, and cannot be called like a function.", "not callable")
+            raise Finding(
+                f"What your code made is {_a(r['type'])}, and cannot be called like a function.",
+                "not callable",
+            )
+        if kind == "gone":
+            raise Finding(f"The process that ran your code is gone: {r['message']}.", "gone")
         if kind == "no module":
             raise Finding(f"What your code made is {_a(r['type'])}, and a torch.nn.Module is wanted.", "type")
         if kind == "no attribute":
@@ -317,8 +360,14 @@ class Handle:
         if kind == "state":
             have = ", ".join(r["names"]) or "none"
             if r["absent"]:
-                raise Finding(f"Your module has no parameter named {', '.join(r['absent'])} (it has: {have}).", "parameters")
-            raise Finding(f"A parameter of your module has another shape than wanted: {', '.join(r['shapes'])}.", "parameters")
+                raise Finding(
+                    f"Your module has no parameter named {', '.join(r['absent'])} (it has: {have}).",
+                    "parameters",
+                )
+            raise Finding(
+                f"A parameter of your module has another shape than wanted: {', '.join(r['shapes'])}.",
+                "parameters",
+            )
         raise Finding("Your answer's side sent something unreadable.", "malformed")
 
 
@@ -337,7 +386,11 @@ def kind_of(x: Any) -> str:
         return _a(x.type)
     if isinstance(x, Ref):
         return f"a {x.kind}"
-    return "None" if x is None else _a({"str": "text", "dict": "dictionary"}.get(type(x).__name__, type(x).__name__))
+    return (
+        "None"
+        if x is None
+        else _a({"str": "text", "dict": "dictionary"}.get(type(x).__name__, type(x).__name__))
+    )
 
 
 def _a(word: str) -> str:
@@ -347,9 +400,13 @@ def _a(word: str) -> str:
 def _refuse_foreign(x: Any, shown: str) -> None:
     if isinstance(x, (Foreign, Ref)):
         why = f" ({x.why})" if isinstance(x, Foreign) and x.why else ""
-        raise Finding(f"Your code returns {kind_of(x)}{why}, and plain arrays or numbers are wanted.{shown}", "type")
+        raise Finding(
+            f"Your code returns {kind_of(x)}{why}, and plain arrays or numbers are wanted.{shown}", "type"
+        )
     if isinstance(x, Elsewhere):
-        raise Finding(f"Your result is on device {x.device}; it must stay where the input is (cpu).{shown}", "device")
+        raise Finding(
+            f"Your result is on device {x.device}; it must stay where the input is (cpu).{shown}", "device"
+        )
     if isinstance(x, (list, tuple)):
         for v in x:
             _refuse_foreign(v, shown)
@@ -365,7 +422,9 @@ def conform(x: Any, like: Any, free: frozenset[str], shown: str = "", part: str 
     a number, a list for a tuple, where the reference gives these; the value is returned in the reference's form.
     """
     if isinstance(x, Elsewhere):
-        raise Finding(f"{part} is on device {x.device}; it must stay where the input is (cpu).{shown}", "device")
+        raise Finding(
+            f"{part} is on device {x.device}; it must stay where the input is (cpu).{shown}", "device"
+        )
     if isinstance(x, (Foreign, Ref)):
         why = f" ({x.why})" if isinstance(x, Foreign) and x.why else ""
         raise Finding(f"{part} is {kind_of(x)}{why}; wanted: {kind_of(like)}.{shown}", "type")
@@ -398,7 +457,10 @@ def conform(x: Any, like: Any, free: frozenset[str], shown: str = "", part: str 
             raise Finding(f"{part} is {kind_of(x)}; wanted: a dictionary.{shown}", "kind")
         if set(x) != set(like) and "shape" not in free:
             raise Finding(f"{part} has other keys ({_keys(x)}) than wanted ({_keys(like)}).{shown}", "shape")
-        return {k: conform(v, like[k], free, shown, f"The entry {k!r} of your result") if k in like else v for k, v in x.items()}
+        return {
+            k: conform(v, like[k], free, shown, f"The entry {k!r} of your result") if k in like else v
+            for k, v in x.items()
+        }
     if like is None:
         if x is not None:
             raise Finding(f"{part} is {kind_of(x)}; wanted here: None.{shown}", "kind")
@@ -414,7 +476,9 @@ def _keys(x: dict[Any, Any]) -> str:
 
 
 def _number(x: Any, like: Any, free: frozenset[str], shown: str, part: str) -> Any:
-    want = {bool: "True or False", int: "an integer", float: "a number", complex: "a complex number"}[type(like)]
+    want = {bool: "True or False", int: "an integer", float: "a number", complex: "a complex number"}[
+        type(like)
+    ]
     if isinstance(x, (torch.Tensor, np.ndarray)):
         if x.ndim != 0:
             raise Finding(f"{part} is {kind_of(x)} of shape {tuple(x.shape)}; wanted: {want}.{shown}", "kind")
@@ -424,22 +488,33 @@ def _number(x: Any, like: Any, free: frozenset[str], shown: str, part: str) -> A
         raise Finding(f"{part} is {kind_of(x)}; wanted: {want}.{shown}", "kind")
     x = type(like)(x)
     if "nan" not in free and isinstance(x, float) and x != x and like == like:
-        raise Finding(f"{part} is NaN (not a number): look for 0/0, a logarithm or root of a negative number.{shown}", "nan")
-    if "nan" not in free and isinstance(x, float) and x in (np.inf, -np.inf) and like not in (np.inf, -np.inf):
+        raise Finding(
+            f"{part} is NaN (not a number): look for 0/0, a logarithm or root of a negative number.{shown}",
+            "nan",
+        )
+    if (
+        "nan" not in free
+        and isinstance(x, float)
+        and x in (np.inf, -np.inf)
+        and like not in (np.inf, -np.inf)
+    ):
         raise Finding(f"{part} is infinite: look for a division by zero.{shown}", "nan")
     return x
 
 
 def _refuse_nan(x: Any, like: Any, shown: str, part: str) -> None:
-    a, b = (v.numpy() if isinstance(v, torch.Tensor) and v.dtype != torch.bfloat16 else v for v in (x, like))
-    if isinstance(a, torch.Tensor):
-        a, b = a.to(torch.float32).numpy(), b.to(torch.float32).numpy()
+    a, b = as_numpy(x), as_numpy(like)
     if a.dtype.kind not in "fc" or a.shape != b.shape:
         return
     if (np.isnan(a) & ~np.isnan(b)).any():
-        raise Finding(f"{part} contains NaN (not a number): look for 0/0, a logarithm or root of a negative number.{shown}", "nan")
+        raise Finding(
+            f"{part} contains NaN (not a number): look for 0/0, a logarithm or root of a negative number.{shown}",
+            "nan",
+        )
     if (np.isinf(a) & ~np.isinf(b)).any():
-        raise Finding(f"{part} contains infinite values: look for a division by zero or an overflow.{shown}", "nan")
+        raise Finding(
+            f"{part} contains infinite values: look for a division by zero or an overflow.{shown}", "nan"
+        )
 
 
 def describe_call(message: dict[str, Any]) -> str:
@@ -463,7 +538,9 @@ def describe_value(x: Any) -> str:
     if callable(x):
         return "a function"
     if isinstance(x, (list, tuple, dict)):
-        if len(x) <= 4 and all(isinstance(v, (bool, int, float, str)) for v in (x if not isinstance(x, dict) else x.values())):
+        if len(x) <= 4 and all(
+            isinstance(v, (bool, int, float, str)) for v in (x if not isinstance(x, dict) else x.values())
+        ):
             return repr(x)[:60]
         return f"{_a(type(x).__name__)} of {len(x)}"
     return repr(x)[:40]

@@ -83,14 +83,19 @@ class Verdict(_Shown):
     seconds: float = field(default=0.0, compare=False)
 
     def _head(self) -> str:
-        score = f" ({self.points:g} of {points_text(self.possible)})" if 0 < self.points < self.possible else ""
+        score = (
+            f" ({self.points:g} of {points_text(self.possible)})" if 0 < self.points < self.possible else ""
+        )
         return f"{self.status.capitalize()}{score}"
 
     def _text(self) -> str:
         lines = [f"{_SIGNS[self.status]} {self.title}: {self._head()}"]
         if self.message:
             lines.append(f"  {self.message}")
-        lines += [f"  {'✓' if got == of else '✗'} {what}: {got:g} of {points_text(of)}" for what, got, of in self.parts]
+        lines += [
+            f"  {'✓' if got == of else '✗'} {what}: {got:g} of {points_text(of)}"
+            for what, got, of in self.parts
+        ]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -118,7 +123,9 @@ class Hint(_Shown):
         return f"? {self.title}: hint {self.number} of {self.of}\n  {self.text}"
 
     def _repr_html_(self) -> str:
-        return _box("hint", f"Hint {self.number} of {self.of}", self.title, f"<div>{_markup(self.text)}</div>")
+        return _box(
+            "hint", f"Hint {self.number} of {self.of}", self.title, f"<div>{_markup(self.text)}</div>"
+        )
 
 
 class Points(float):
