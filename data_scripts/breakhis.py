@@ -1,0 +1,8 @@
+"""Fetch, verify, unpack and convert breakhis, as `equipath data fetch breakhis` does; equipath.data.breakhis has the facts."""
+
+import sys
+
+from equipath.cli import app
+
+if __name__ == "__main__":
+    app(["data", "fetch", "breakhis", *sys.argv[1:]])

@@ -1,0 +1,513 @@
+"""Whole slides: pyramidal files of many gigapixels, read by physical size and written in bounded memory.
+
+Places on a slide are in micrometres from its upper left corner, x to the right and y down; resolution is
+microns per pixel (mpp), never a level number. :class:`WholeSlide` reads through OpenSlide: it takes the
+nearest finer level and averages down to the asked resolution, so that regions that touch fit together.
+:func:`write_pyramid` writes a tiled pyramidal TIFF (lossless, with its resolution) strip by strip;
+:func:`write_slide` does so for a rendered scene of :mod:`equipath.data.slides`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from equipath.data.items import DataError
+from equipath.data.tiles import starts
+
+__all__ = ["Tile", "WholeSlide", "find_tissue", "open_slide", "write_pyramid", "write_slide"]
+
+_PIXELS_AT_ONCE = 1 << 24  # level pixels decoded for one piece of a region: bounds memory at about 70 MB
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile of a slide: ``image`` ``(h, w, 3)`` uint8, its first pixel ``(row, column)`` in the grid's
+    pixels, and its corner in µm.
+    """
+
+    image: np.ndarray
+    row: int
+    column: int
+    x: float
+    y: float
+    mpp: float
+
+
+class WholeSlide:
+    """A pyramidal slide file.
+
+    Args:
+        path: a file OpenSlide can read (Aperio, Hamamatsu, Philips TIFF, generic tiled TIFF, …).
+        mpp: microns per pixel of the finest level, where the file does not say.
+
+    Raises:
+        DataError: the file is missing, truncated, damaged, of an unknown format, or says no resolution and
+            none is given.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], mpp: float | None = None) -> None:
+        import openslide
+
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise DataError(f"{self.path} is missing (or is not a file); give the path of a slide.")
+        if self.path.stat().st_size == 0:
+            raise DataError(
+                f"{self.path} is empty; it was never written or downloaded whole. Fetch it again."
+            )
+        _refuse_truncated(self.path)
+        try:
+            self._slide = openslide.OpenSlide(str(self.path))
+        except openslide.OpenSlideUnsupportedFormatError as error:
+            raise DataError(
+                f"{self.path} is not a slide OpenSlide can read; it wants a tiled pyramid (TIFF, SVS, NDPI, "
+                "MRXS, …). "
+                "A plain picture is read with equipath.data.items.read_array."
+            ) from error
+        except openslide.OpenSlideError as error:
+            raise DataError(
+                f"{self.path} is damaged and cannot be opened ({error}); fetch it again."
+            ) from error
+        found = self._slide.properties.get("openslide.mpp-x")
+        if mpp is None and found is None:
+            raise DataError(
+                f"{self.path} does not say its microns per pixel; open it with mpp=… (about 0.25 at 40x, "
+                "0.5 at 20x)."
+            )
+        self.mpp = float(found or 0) if mpp is None else float(mpp)
+        if not (self.mpp > 0 and math.isfinite(self.mpp)):
+            raise DataError(f"{self.path}: got mpp={self.mpp}; microns per pixel must be a positive number.")
+        width, height = self._slide.dimensions
+        self.size = (height, width)
+        """Height and width of the finest level, in pixels."""
+        # From the sizes, which are integers, not from OpenSlide's mean of two ratios: 12500 -> 6250 is
+        # exactly 2.
+        self._factors = [
+            float(2 ** round(math.log2(f))) if abs(math.log2(f) - round(math.log2(f))) < 0.01 else f
+            for f in self._slide.level_downsamples
+        ]
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """Height and width in micrometres."""
+        return self.size[0] * self.mpp, self.size[1] * self.mpp
+
+    @property
+    def levels(self) -> list[float]:
+        """Microns per pixel of the stored levels, finest first."""
+        return [self.mpp * factor for factor in self._factors]
+
+    def __repr__(self) -> str:
+        return (
+            f"WholeSlide({self.path.name!r}, size={self.size}, mpp={self.mpp:g}, levels={len(self._factors)})"
+        )
+
+    def __enter__(self) -> WholeSlide:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._slide.close()
+
+    def read(self, x: float, y: float, size: tuple[int, int], mpp: float | None = None) -> np.ndarray:
+        """Read a region.
+
+        Args:
+            x, y: its upper left corner in µm; parts outside the slide are white.
+            size: height and width of the answer in pixels.
+            mpp: its resolution; the finest level's by default. Coarser ones are area averages, finer ones
+                interpolated.
+
+        Returns:
+            ``(H, W, 3)`` uint8.
+        """
+        mpp = self.mpp if mpp is None else mpp
+        if not (mpp > 0 and math.isfinite(mpp)) or min(size) < 1:
+            raise ValueError(f"got mpp={mpp} and size={size}; both must be positive.")
+        # The coarsest level that is still as fine as asked; a level within 1 % of it counts as equal.
+        level = max((k for k, f in enumerate(self._factors) if self.mpp * f <= mpp * 1.01), default=0)
+        ratio = mpp / (self.mpp * self._factors[level])
+        if abs(ratio - 1) < 1e-3:
+            ratio = 1.0
+        rows = max(1, int(_PIXELS_AT_ONCE / max(size[1] * ratio * ratio, 1)))
+        if rows >= size[0]:
+            return self._piece(x, y, size, mpp, level, ratio)
+        out = np.empty((*size, 3), np.uint8)
+        for first in range(0, size[0], rows):
+            high = min(rows, size[0] - first)
+            out[first : first + high] = self._piece(x, y + first * mpp, (high, size[1]), mpp, level, ratio)
+        return out
+
+    def _piece(
+        self, x: float, y: float, size: tuple[int, int], mpp: float, level: int, ratio: float
+    ) -> np.ndarray:
+        unit = self.mpp * self._factors[level]
+        left, top = x / unit, y / unit
+        if ratio == 1 and abs(left - round(left)) < 1e-3 and abs(top - round(top)) < 1e-3:
+            return self._pixels(level, round(left), round(top), size[0], size[1])
+        fine = ratio < 1 or ratio == 1  # interpolating needs a neighbour on each side
+        extra = 2 if fine else 0
+        height, width = size[0] + 2 * extra, size[1] + 2 * extra
+        left, top = left - extra * ratio, top - extra * ratio
+        # Positions within a thousandth of a pixel of a pixel edge are on it: sums of decimal microns are not
+        # exact.
+        left, top = _snap(left), _snap(top)
+        right, bottom = _snap(left + width * ratio), _snap(top + height * ratio)
+        x0, y0 = math.floor(left), math.floor(top)
+        x1, y1 = math.ceil(right), math.ceil(bottom)
+        picture = Image.fromarray(self._pixels(level, x0, y0, y1 - y0, x1 - x0))
+        how = Image.Resampling.BILINEAR if fine else Image.Resampling.BOX
+        scaled = picture.resize((width, height), how, box=(left - x0, top - y0, right - x0, bottom - y0))
+        return np.asarray(scaled)[extra : height - extra, extra : width - extra].copy()
+
+    def _pixels(self, level: int, x: int, y: int, height: int, width: int) -> np.ndarray:
+        import openslide
+
+        factor = self._factors[level]
+        try:
+            region = self._slide.read_region((round(x * factor), round(y * factor)), level, (width, height))
+        except openslide.OpenSlideError as error:
+            raise DataError(
+                f"{self.path} is damaged: the region at ({x * factor * self.mpp:.0f}, "
+                f"{y * factor * self.mpp:.0f}) µm cannot be decoded "
+                f"({error}); fetch the slide again."
+            ) from error
+        white = Image.new("RGB", region.size, (255, 255, 255))
+        white.paste(region, mask=region.getchannel("A"))
+        return np.asarray(white)
+
+    def thumbnail(self, mpp: float = 8.0) -> np.ndarray:
+        """The whole slide at a coarse resolution, ``(H, W, 3)`` uint8.
+
+        Read strip by strip where the file has no coarse level.
+        """
+        return self.read(0, 0, self.grid_size(mpp), mpp)
+
+    def grid_size(self, mpp: float) -> tuple[int, int]:
+        """Height and width in pixels of the whole slide at a resolution."""
+        return max(1, round(self.extent[0] / mpp)), max(1, round(self.extent[1] / mpp))
+
+    def tissue(self, mpp: float = 8.0, **options: float) -> np.ndarray:
+        """Where there is tissue: :func:`find_tissue` on the thumbnail; ``(H, W)`` bool at ``mpp``."""
+        return find_tissue(self.thumbnail(mpp), mpp, **options)
+
+    def tiles(
+        self,
+        size: int = 512,
+        mpp: float | None = None,
+        overlap: int = 0,
+        tissue: np.ndarray | None = None,
+        least: float = 0.05,
+    ) -> Iterator[Tile]:
+        """Go through the slide tile by tile, row by row; nothing is read before it is asked for.
+
+        Args:
+            size, overlap: side of a tile and overlap of neighbours, in pixels of ``mpp``. The last row and
+                column touch the border.
+            tissue: mask of the whole slide at any resolution (:meth:`tissue`); tiles with less than the part
+                ``least`` are left out.
+        """
+        mpp = self.mpp if mpp is None else mpp
+        height, width = self.grid_size(mpp)
+        for row in starts(height, size, size - overlap):
+            for column in starts(width, size, size - overlap):
+                high, wide = min(size, height - row), min(size, width - column)
+                if tissue is not None and _part(tissue, (row, column, high, wide), (height, width)) < least:
+                    continue
+                x, y = column * mpp, row * mpp
+                yield Tile(self.read(x, y, (high, wide), mpp), row, column, x, y, mpp)
+
+
+def _snap(value: float) -> float:
+    return float(round(value)) if abs(value - round(value)) < 1e-3 else value
+
+
+def _part(mask: np.ndarray, window: tuple[int, int, int, int], size: tuple[int, int]) -> float:
+    """Part of a window that is set in a mask of another resolution."""
+    row, column, high, wide = window
+    down, across = mask.shape[0] / size[0], mask.shape[1] / size[1]
+    y0, x0 = int(row * down), int(column * across)
+    y1, x1 = max(y0 + 1, math.ceil((row + high) * down)), max(x0 + 1, math.ceil((column + wide) * across))
+    return float(mask[y0:y1, x0:x1].mean())
+
+
+def _refuse_truncated(path: Path) -> None:
+    """Compare where a TIFF says its tiles are with the length of the file.
+
+    A cut file is told at once, not at the tile that is missing.
+    """
+    with path.open("rb") as file:
+        if file.read(4)[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return
+    import tifffile
+
+    length = path.stat().st_size
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            if len(tiff.pages) == 0:
+                raise DataError(
+                    f"{path} is a TIFF without a picture: it is truncated. Fetch or write it again."
+                )
+            for page in tiff.pages:
+                if not isinstance(page, tifffile.TiffPage):
+                    page = page.aspage()
+                if not page.dataoffsets:
+                    continue
+                ends = np.asarray(page.dataoffsets, np.int64) + np.asarray(page.databytecounts, np.int64)
+                if int(ends.max()) > length:
+                    raise DataError(
+                        f"{path} is truncated: it has {length} bytes and refers to byte {int(ends.max())}. "
+                        "Fetch or write it again."
+                    )
+    except DataError:
+        raise
+    except Exception as error:  # tifffile raises many kinds of errors on broken files
+        raise DataError(
+            f"{path} is truncated or damaged: its TIFF directory cannot be read ({error}). Fetch it again."
+        ) from error
+
+
+@lru_cache(maxsize=16)
+def _opened(path: str, mpp: float | None, _process: int) -> WholeSlide:
+    return WholeSlide(path, mpp)
+
+
+def open_slide(path: str | os.PathLike[str], mpp: float | None = None) -> WholeSlide:
+    """A :class:`WholeSlide` that is kept open in this process.
+
+    For data sets that read many regions of a few slides.
+    """
+    return _opened(str(path), mpp, os.getpid())
+
+
+def find_tissue(
+    image: np.ndarray, mpp: float = 8.0, least_area: float = 20_000.0, holes: float = 20_000.0
+) -> np.ndarray:
+    """Tell tissue from glass by Otsu's threshold on colour saturation, then opening and closing.
+
+    Args:
+        image: ``(H, W, 3)`` uint8 at low resolution.
+        least_area, holes: pieces and holes smaller than this many µm² are dropped and filled.
+
+    Returns:
+        ``(H, W)`` bool; all False for an image without colour (an empty slide).
+    """
+    from scipy import ndimage
+    from skimage.filters import threshold_otsu
+
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"got {image.dtype} of shape {image.shape}; give an RGB picture (H, W, 3) of uint8.")
+    high = image.max(2).astype(np.float32)
+    saturation = (high - image.min(2)) / np.maximum(high, 1)
+    saturation = ndimage.gaussian_filter(saturation, 1)
+    if float(saturation.max()) < 0.04:
+        return np.zeros(image.shape[:2], bool)
+    # Otsu splits any picture in two: on a tile of tissue alone it would split the tissue. Glass is never as
+    # colourful as the upper bound.
+    threshold = float(np.clip(threshold_otsu(saturation), 0.03, 0.15))
+    mask = saturation > threshold
+    disk = np.hypot(*np.mgrid[-2:3, -2:3]) <= 2.3
+    mask = ndimage.binary_closing(np.pad(mask, 3, mode="edge"), disk)[3:-3, 3:-3]
+    mask = ndimage.binary_opening(np.pad(mask, 3, mode="edge"), disk)[3:-3, 3:-3]
+    return ~_without_small(~_without_small(mask, least_area / mpp**2), holes / mpp**2)
+
+
+def _without_small(mask: np.ndarray, pixels: float) -> np.ndarray:
+    from scipy import ndimage
+
+    labels, count = ndimage.label(mask)
+    if not count:
+        return mask
+    keep = np.bincount(labels.ravel()) >= pixels
+    keep[0] = False
+    return keep[labels]
+
+
+# --------------------------------------------------------------------------------------------- writing
+
+
+def write_pyramid(
+    read: Callable[[int, int, int, int], np.ndarray],
+    path: str | os.PathLike[str],
+    size: tuple[int, int],
+    mpp: float,
+    tile: int = 512,
+    block: int = 2048,
+    smallest: int = 512,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a tiled pyramidal BigTIFF, lossless (deflate), strip by strip.
+
+    Memory holds one strip of tiles (``tile`` times the width, three bytes a pixel) and one block; each
+    coarser level waits on disk beside the file until the finer one is written. The file appears under its
+    name when it is whole.
+
+    Args:
+        read: ``read(y, x, h, w)`` gives the pixels ``(h, w, 3)`` uint8 of a block of the finest level.
+        size: height and width of the finest level.
+        mpp: microns per pixel, written as TIFF resolution, where OpenSlide finds it.
+        tile: side of the stored tiles, a multiple of 16.
+        block: width of what ``read`` is asked for at once.
+        smallest: levels are added, each half of the one before (rounded down), until both sides are at most
+            this.
+        progress: called with (rows of tiles done, rows of tiles in all) of the finest level.
+    """
+    import tifffile
+
+    height, width = size
+    if min(height, width) < 1 or not mpp > 0:
+        raise ValueError(f"got size={size} and mpp={mpp}; they must be positive.")
+    if tile < 16 or tile % 16:
+        raise ValueError(f"got tile={tile}; TIFF wants a multiple of 16.")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shapes = [(height, width)]
+    while max(shapes[-1]) > smallest and min(shapes[-1]) > 1:
+        shapes.append((shapes[-1][0] // 2, shapes[-1][1] // 2))
+    part = path.with_name(path.name + ".part")
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch,
+            tifffile.TiffWriter(part, bigtiff=True) as tiff,
+        ):
+            for level, (rows, columns) in enumerate(shapes):
+                above = Path(scratch) / f"{level + 1}.raw" if level + 1 < len(shapes) else None
+                below = Path(scratch) / f"{level}.raw"
+                strips = (
+                    _rendered(read, size, tile, block, progress)
+                    if level == 0
+                    else _stored(below, (rows, columns), tile)
+                )
+                tiff.write(
+                    _tiles_of(strips, tile, (rows, columns), above),
+                    shape=(rows, columns, 3),
+                    dtype=np.uint8,
+                    tile=(tile, tile),
+                    photometric="rgb",
+                    compression="zlib",
+                    compressionargs={"level": 4},
+                    predictor=2,
+                    resolution=(1e4 / (mpp * 2**level),) * 2,
+                    resolutionunit="CENTIMETER",
+                    subfiletype=1 if level else 0,
+                    metadata=None,
+                    maxworkers=1,  # more would encode ahead of the writer and hold what they encode
+                )
+                below.unlink(missing_ok=True)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise DataError(
+            f"{path} could not be written ({error.strerror or error}); make room or choose another folder."
+        ) from error
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    part.replace(path)
+    return path
+
+
+def _rendered(
+    read: Callable[[int, int, int, int], np.ndarray],
+    size: tuple[int, int],
+    tile: int,
+    block: int,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[np.ndarray]:
+    height, width = size
+    for count, y in enumerate(range(0, height, tile), 1):
+        high = min(tile, height - y)
+        strip = np.empty((high, width, 3), np.uint8)
+        for x in range(0, width, block):
+            wide = min(block, width - x)
+            pixels = read(y, x, high, wide)
+            if pixels.shape != (high, wide, 3) or pixels.dtype != np.uint8:
+                raise ValueError(
+                    f"read(…) gave {pixels.dtype} of shape {pixels.shape} where uint8 {(high, wide, 3)} was "
+                    "asked for."
+                )
+            strip[:, x : x + wide] = pixels
+        yield strip
+        if progress:
+            progress(count, -(-height // tile))
+
+
+def _stored(path: Path, shape: tuple[int, int], tile: int) -> Iterator[np.ndarray]:
+    rows, columns = shape
+    with path.open("rb") as file:
+        for y in range(0, rows, tile):
+            high = min(tile, rows - y)
+            yield np.fromfile(file, np.uint8, high * columns * 3).reshape(high, columns, 3)
+
+
+def _tiles_of(
+    strips: Iterator[np.ndarray], tile: int, shape: tuple[int, int], above: Path | None
+) -> Iterator[np.ndarray]:
+    """Cut strips into tiles, padded at the border, and put their 2 x 2 means into the file of the next
+    coarser level.
+    """
+    columns = shape[1]
+    out = above.open("wb") if above else None
+    try:
+        for strip in strips:
+            if out:
+                half = strip[: len(strip) // 2 * 2, : columns // 2 * 2].astype(np.uint16)
+                half = half[::2] + half[1::2]
+                half = half[:, ::2] + half[:, 1::2]
+                ((half + 2) >> 2).astype(np.uint8).tofile(out)
+            for x in range(0, columns, tile):
+                piece = strip[:, x : x + tile]
+                if piece.shape[:2] == (tile, tile):
+                    yield np.ascontiguousarray(piece)
+                else:
+                    # The padding is never shown; repeating the border keeps it small.
+                    yield np.pad(
+                        piece, ((0, tile - piece.shape[0]), (0, tile - piece.shape[1]), (0, 0)), mode="edge"
+                    )
+    finally:
+        if out:
+            out.close()
+
+
+def write_slide(
+    slide: Any,
+    path: str | os.PathLike[str],
+    size: tuple[int, int] | None = None,
+    mpp: float = 0.5,
+    tile: int = 512,
+    block: int = 2048,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a rendered scene (:class:`equipath.data.slides.Slide`) as a pyramidal TIFF, in bounded memory.
+
+    Args:
+        size: height and width in pixels; the slide's whole extent by default. The picture is centred on the
+            middle of the extent.
+    """
+    from equipath.data.slides import Grid
+
+    x0, y0, x1, y1 = slide.extent
+    if size is None:
+        size = max(1, math.ceil((y1 - y0) / mpp)), max(1, math.ceil((x1 - x0) / mpp))
+    middle_x, middle_y = (x0 + x1) / 2, (y0 + y1) / 2
+    height, width = size
+
+    def read(y: int, x: int, high: int, wide: int) -> np.ndarray:
+        centre = middle_x + (x + wide / 2 - width / 2) * mpp, middle_y + (y + high / 2 - height / 2) * mpp
+        image = slide.render(Grid(center=centre, size=(high, wide), mpp=mpp)).image
+        return (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+
+    return write_pyramid(read, path, size, mpp, tile=tile, block=block, progress=progress)
