@@ -1,9 +1,9 @@
 """Sets up the course environment and runs everything in it: `python .ci/setup.py COMMAND [OPTIONS]`.
 
-The Makefile calls this file, and where there is no make (Windows) it is called directly. It needs nothing but a
+The Makefile calls this file; where there is no make (Windows) it is called directly. It needs nothing but a
 Python: it finds a suitable one, makes `.venv`, installs the pins of pyproject.toml under the constraints of
-environment.yml, and writes `.venv/equipath.json` last, so that an interrupted set-up is seen and repaired by the
-next one. Every way to fail that we know of ends in one sentence that says what to do.
+environment.yml, and writes their fingerprint into `.venv/equipath.json` last, so that the next run sees and
+repairs an interrupted set-up. Every way to fail that we know of ends in one sentence that says what to do.
 
 The top of the file keeps to what Python 3.6 can read: only so can it say that this Python is too old.
 """
@@ -117,9 +117,9 @@ def hand_over():
             % (wish, what)
         )
     raise Stop(
-        "The course needs Python 3.11 or 3.12; found %s. Install one of them (python.org, your system's packages, "
-        "conda) and run the same command again; if it is not on the PATH, add PYTHON=/path/to/python3.12."
-        % (", ".join(dict.fromkeys(seen)) or "none")
+        "The course needs Python 3.11 or 3.12; found %s. Install one of them (python.org, your system's "
+        "packages, conda) and run the same command again; if it is not on the PATH, add "
+        "PYTHON=/path/to/python3.12." % (", ".join(dict.fromkeys(seen)) or "none")
     )
 
 
@@ -324,11 +324,11 @@ def make_venv():
     for module in ("venv", "ensurepip"):
         if importlib.util.find_spec(module) is None:
             raise Stop(
-                "This Python (%s) comes without the module %s, so it cannot make an environment. On Debian and "
-                "Ubuntu: apt install python%d.%d-venv (as root). Then run the same command again."
+                "This Python (%s) comes without the module %s, so it cannot make an environment. On Debian "
+                "and Ubuntu: apt install python%d.%d-venv (as root). Then run the same command again."
                 % (sys.executable, module, sys.version_info[0], sys.version_info[1])
             )
-    say("Making .venv with Python %d.%d.%d (%s)." % (sys.version_info[:3] + (sys.executable,)))
+    say("Making .venv with Python %d.%d.%d (%s)." % ((*sys.version_info[:3], sys.executable)))
     done = subprocess.run(
         [sys.executable, "-m", "venv", VENV],
         stdout=subprocess.PIPE,
@@ -337,19 +337,20 @@ def make_venv():
         env=clean_environment(),
     )
     if done.returncode:
-        log(done.stdout, anew=True)
+        text = done.stdout
+        if shutil.disk_usage(ROOT).free < 20e6:  # venv does not pass on what stopped the pip in it
+            text += "\nNo space left on device"
+        log(text, anew=True)
         remove_venv()
-        raise Stop(
-            explain(done.stdout)
-            or "Python could not make the folder .venv; it said:\n%s" % done.stdout.strip()
-        )
+        raise Stop(explain(text) or "Python could not make the folder .venv; it said:\n%s" % text.strip())
 
 
 def forget_half_installed():
     """Drops the records of packages that lack files, so that pip installs them again.
 
-    pip writes a package's files one after the other and its list of them, RECORD, last. A kill or a full disk in
-    between leaves a package that pip believes to be there. A missing list or a file of another size shows it.
+    pip writes a package's files one after the other and its list of them, RECORD, last. A kill or a full
+    disk in between leaves a package that pip believes to be there. A missing list or a file of another size
+    shows it.
     """
     code = "import sysconfig; print(sysconfig.get_path('purelib'));print(sysconfig.get_path('platlib'))"
     done = subprocess.run(
@@ -400,6 +401,8 @@ def install():
         "install",
         "--disable-pip-version-check",
         "--no-input",
+        "--retries",
+        "3",  # also where the user set none: without retries pip does not say that there is no connection
         "--progress-bar",
         "off",
         "-c",
@@ -443,16 +446,16 @@ def watch(command, environment):
         for line in process.stdout:
             lines.append(line)
             log(line)
-            what = re.match(
-                r"\s*(Collecting|Downloading|Using cached|Building wheel for|Installing) (\S+)", line
-            )
+            what = re.match(r"\s*(Collecting|Downloading|Using cached|Building wheel for) (\S+)", line)
+            if line.startswith("Installing collected packages"):
+                say("%s  %d packages to install" % ("\r\033[K" if live else "", line.count(",") + 1))
             if not what:
                 continue
             seen += what.group(1) == "Collecting"
             name = what.group(2).rsplit("/", 1)[-1]
             if live:
                 print("\r\033[K  %3d  %s %s" % (seen, what.group(1).lower(), name), end="", flush=True)
-            elif time.time() - shown > 15 or what.group(1) == "Installing":
+            elif time.time() - shown > 15:
                 say("  %d packages so far: %s %s" % (seen, what.group(1).lower(), name))
                 shown = time.time()
         return process.wait(), "".join(lines)
@@ -473,10 +476,12 @@ def log(text, anew=False):
 
 def explain(text):
     """One sentence for the failures that a user can do something about."""
-    if re.search(r"No space left on device|Errno 28|Disk quota exceeded|not enough space on the disk", text):
+    if re.search(
+        r"No space left on device|Errno 28\D|Disk quota exceeded|not enough space on the disk", text
+    ):
         return (
-            "The disk was full before the set-up was done. Make room (about 3 GB, with a CUDA build of torch about "
-            "8 GB, in %s). %s" % (ROOT, AGAIN)
+            "The disk was full before the set-up was done. Make room in %s (about 3 GB, with a CUDA build of "
+            "torch about 8 GB). %s" % (ROOT, AGAIN)
         )
     if re.search(
         r"NewConnectionError|Failed to establish a new connection|Temporary failure in name resolution|"
@@ -485,19 +490,21 @@ def explain(text):
         text,
     ):
         return (
-            "The packages could not be downloaded: no connection to the package index. Look at the network. "
-            + AGAIN
+            "The packages could not be downloaded: no connection to the package index. Look at the "
+            "network. %s" % AGAIN
         )
     if re.search(r"Permission denied|Read-only file system|Access is denied", text):
         return (
             "No permission to write in %s or in pip's cache. Give yourself that, or clone elsewhere. %s"
             % (ROOT, AGAIN)
         )
-    found = re.search(r"(?:No matching distribution found for|requires a different Python).*", text)
+    found = re.search(
+        r"(?:No matching distribution found for|requires a different Python|depends on \S+==).*", text
+    )
     if found:
         return (
-            "A pinned package is not to be had for this computer (%s; pip says: %s). The course runs on Linux, "
-            "Windows (64 bit) and Macs with an Apple chip." % (sys.platform, found.group(0))
+            "A pinned package is not to be had for this computer (%s; pip says: %s). The course runs on "
+            "Linux, Windows (64 bit) and Macs with an Apple chip." % (sys.platform, found.group(0))
         )
     return None
 
@@ -540,7 +547,7 @@ def lint(options):
 
 
 def lock(options):
-    """Resolves the pins of pyproject.toml without the old lock and writes what came out into environment.yml."""
+    """Resolves the pins of pyproject.toml without the old lock and writes the outcome to environment.yml."""
     path = os.path.join(ROOT, "environment.yml")
     extras = ",".join(sorted(project()["project"]["optional-dependencies"]))
     with alone():
@@ -622,7 +629,7 @@ def main(arguments):
         say(help_text())
         return 0
     if command not in COMMANDS:
-        raise Stop("There is no command %s.\n\n%s" % (command, help_text()))
+        raise Stop("There is no command %s; `make help` lists the commands." % command)
     if command == "clean":
         return clean()
     hand_over()
