@@ -29,7 +29,8 @@ def _mix(h):
 def hash_lattice(seed, i, j, salt=0):
     """Hash lattice positions (i, j), integer arrays of one shape, to uint64 values that depend on the seed and a salt."""
     with np.errstate(over="ignore"):
-        h = np.asarray(seed, dtype=np.int64).astype(np.uint64) * _GOLDEN + np.uint64(salt) * np.uint64(0xD1342543DE82EF95)
+        h = np.asarray(seed, dtype=np.int64).astype(np.uint64) * _GOLDEN
+        h = h + np.uint64(salt) * np.uint64(0xD1342543DE82EF95)
         h = _mix(h + np.asarray(i, dtype=np.int64).astype(np.uint64))
         return _mix(h * _GOLDEN + np.asarray(j, dtype=np.int64).astype(np.uint64))
 
@@ -81,12 +82,23 @@ def _table(device, first, count):
     return _on_device[key]
 
 
-def sample(t, first=0, count=CHANNELS):
-    """Noise at points t (..., 2), float64, in lattice cells: float32 (count, ...), zero mean and unit variance over the plane."""
-    u = (t * (1.0 / PERIOD)).remainder_(1.0).to(torch.float32)  # the period is removed in float64, before precision is given up
-    grid = u.mul_(2.0).sub_(1.0).reshape(1, 1, -1, 2)
-    out = F.grid_sample(_table(t.device, first, count), grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return out.reshape(count, *t.shape[:-1])
+def sample(xy, scale, offsets, first=0, count=CHANNELS):
+    """Noise at points.
+
+    Args:
+        xy: float64 (..., 2) in µm.
+        scale: lattice cells per µm.
+        offsets: float64, broadcasts with xy, in lattice cells and at least 0.
+        first, count: which channels.
+
+    Returns:
+        float32 (count, ...), zero mean and unit variance over the plane.
+    """
+    t = torch.add(offsets * (1.0 / PERIOD) + 1048576.0, xy, alpha=scale / PERIOD)
+    grid = t.frac_().to(torch.float32).mul_(2.0).sub_(1.0)  # whole periods leave in float64, before precision does
+    table = _table(xy.device, first, count)
+    out = F.grid_sample(table, grid.reshape(1, 1, -1, 2), mode="bilinear", padding_mode="border", align_corners=True)
+    return out.reshape(count, *xy.shape[:-1])
 
 
 @lru_cache(maxsize=1)
@@ -95,13 +107,13 @@ def scattered():
     n = PERIOD
     i, j = np.meshgrid(np.arange(n), np.arange(n), indexing="ij")
     p = attributes(hash_lattice(9, i, j))[..., :2] * 0.9 + 0.05
-    for _ in range(14):
+    for _ in range(7):
         push = np.zeros_like(p)
         for di in (-1, 0, 1):
             for dj in (-1, 0, 1):
                 if di or dj:
                     d = p - (np.roll(p, (-di, -dj), (0, 1)) + np.array([di, dj], dtype=np.float64))
                     r = np.sqrt(d[..., 0] ** 2 + d[..., 1] ** 2)
-                    push += d * (np.maximum(0.98 - r, 0.0) / (r + 1e-9))[..., None]
-        p = np.clip(p + 0.2 * push, 0.0, 0.999)
+                    push += d * (np.maximum(0.92 - r, 0.0) / (r + 1e-9))[..., None]
+        p = np.clip(p + 0.25 * push, 0.0, 0.999)
     return p

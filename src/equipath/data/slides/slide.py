@@ -1,93 +1,118 @@
 """A vector slide: tissue as a scene in micrometres, made from a seed, that can be rendered on any pixel grid."""
 
-
 import numpy as np
 import torch
 
 from .geometry import Grid, turn
 from .noise import hash_lattice
-from .render import Scene, View, render_scene
+from .objects import Scene
+from .render import View, render_scene
+from .stain import Stain
 from .tissue import KINDS
+
+STAINS = ("he", "dab")
+BLOCK = 1 << 19  # pixels rendered at once, which bounds the memory
+PENS = ((1.1, 0.7, 0.15), (1.0, 0.35, 0.75), (1.0, 1.0, 0.95))  # optical density of blue, green and black ink
 
 
 class Slide:
-    """A tissue section in µm, the same for the same seed and kind.
+    """A tissue section in µm; the same seed, kind and stain give the same slide on every machine.
 
     Args:
-        seed: a whole number >= 0.
-        kind: one of `KINDS`: "lymph_node", "colon", "breast", "prostate_core".
-        patient: the seed of the patient whose stain and tissue the slide shares; the slide's own seed when left out.
+        seed: a whole number from 0.
+        kind: "lymph_node", "colon", "breast" or "prostate_core" (the keys of `KINDS`).
+        stain: "he" for haematoxylin and eosin, "dab" for haematoxylin and a brown marker of epithelium (keratin).
+        artefacts: whether the slide may have a fold or a pen mark.
 
     Raises:
-        ValueError: an unknown kind or a seed that is no whole number.
+        ValueError: an unknown kind or stain, or a seed that is no whole number.
     """
 
-    def __init__(self, seed=0, kind="lymph_node"):
+    def __init__(self, seed: int = 0, kind: str = "lymph_node", stain: str = "he", artefacts: bool = True):
         if kind not in KINDS:
             raise ValueError(f"Unknown kind of slide {kind!r}; choose one of {', '.join(map(repr, KINDS))}.")
+        if stain not in STAINS:
+            raise ValueError(f"Unknown stain {stain!r}; choose one of {', '.join(map(repr, STAINS))}.")
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**62:
             raise ValueError(f"A slide's seed is a whole number from 0 to 2**62, got {seed!r}.")
         self.seed, self.kind = int(seed), kind
+        number = list(KINDS).index(kind)
         spec = KINDS[kind]
-        self.hash = int(hash_lattice(self.seed, list(KINDS).index(kind), 0, salt=1).astype(np.int64))
-        rng = np.random.default_rng([self.seed, list(KINDS).index(kind)])
-        self.frame = turn(360.0 * rng.random())
-        width, height = spec.size
-        self.params = {name: lo + (hi - lo) * rng.random() for name, (lo, hi) in spec.ranges.items()}
-        back = self.frame.T
+        self.hash = int(hash_lattice(self.seed, number, 0, salt=1).astype(np.int64))
+        # one stream a topic: a change to one leaves the others as they are
+        place, shape, look, dirt = (np.random.default_rng([self.seed, number, k]) for k in range(4))
+        self.frame = turn(360.0 * place.random())
+        back, (width, height) = self.frame.T, spec.size
+        wide, high = width / 2 * (0.82 + 0.12 * shape.random()), height / 2 * (0.82 + 0.12 * shape.random())
+        if width == height:
+            high = wide
+        self.params = {name: lo + (hi - lo) * shape.random() for name, (lo, hi) in spec.ranges.items()}
         self.params |= {
-            "offset_x": 128.0 * rng.random(),
-            "offset_y": 128.0 * rng.random(),
-            "half_width": width / 2 * (0.85 + 0.15 * rng.random()),
-            "half_height": height / 2 * (0.85 + 0.15 * rng.random()),
-            "lobe": 0.14 * (rng.random() - 0.5) if kind != "prostate_core" else 0.0,
+            "offset_x": 128.0 * place.random(),
+            "offset_y": 128.0 * place.random(),
+            "half_width": wide,
+            "half_height": high,
+            "half_short": min(wide, high),
+            "lobe": 0.16 * (shape.random() - 0.5) if width != height else 0.0,
             "outline_c": back[0, 0],
             "outline_s": back[1, 0],
         }
-        self._stain(rng)
+        self.stain = Stain.draw(look, dab=stain == "dab")
+        self._artefacts(dirt, wide, high, artefacts and width != height)
 
-    def _stain(self, rng):
-        def near(v, spread):
-            v = np.array(v) + spread * (2 * rng.random(3) - 1)
-            return v / np.sqrt((v**2).sum())
-
-        strength = 0.75 + 0.5 * rng.random()
-        h = near((0.62, 0.72, 0.30), 0.08)
-        e = near((0.14, 0.95, 0.28), 0.07)
-        self.stain = {
-            "h": h * strength * (0.85 + 0.3 * rng.random()),
-            "e": e * strength * 0.62 * (0.75 + 0.5 * rng.random()),
-            "white": 0.93 + 0.05 * rng.random() + np.array([0.0, -0.004, -0.002]),
-            "blur": 0.15 + 0.35 * rng.random(),
+    def _artefacts(self, rng, wide, high, wanted):
+        fold, pen, *u = rng.random(9)
+        direction = turn(360.0 * u[0])[0]
+        spot = self.frame @ np.array([(u[2] - 0.5) * wide, (u[3] - 0.5) * high])
+        self.params |= {
+            "fold_half": (4.0 + 14.0 * u[1]) if wanted and fold < 0.3 else 0.0,
+            "fold_x": direction[0],
+            "fold_y": direction[1],
+            "fold_at": (u[2] - 0.5) * 1.2 * min(wide, high),
+            "pen_half": (45.0 + 60.0 * u[4]) if wanted and pen < 0.2 else 0.0,
+            "pen_x": spot[0],
+            "pen_y": spot[1],
+            "pen_r": (0.5 + 0.3 * u[5]) * min(wide, high),
         }
+        self.pen = np.array(PENS[int(u[6] * len(PENS))])
 
     @property
-    def extent(self):
-        """(x0, y0, x1, y1) in µm: the tissue with a margin of glass."""
+    def extent(self) -> tuple[float, float, float, float]:
+        """(x0, y0, x1, y1) in µm: the tissue and a margin of glass."""
         width, height = KINDS[self.kind].size
-        return (-width / 2 - 100.0, -height / 2 - 100.0, width / 2 + 100.0, height / 2 + 100.0)
+        return (-width / 2, -height / 2, width / 2, height / 2)
 
-    def render(self, grid, device=None):
-        """Render the slide on a `Grid`: a `View`."""
+    def render(self, grid: Grid, device=None) -> View:
+        """Render the slide on a grid; `device` is a torch device, the CPU when left out."""
         return render_batch([(self, grid)], device)[0]
 
     def __repr__(self):
         return f"Slide(seed={self.seed}, kind={self.kind!r})"
 
 
-BLOCK = 1 << 19  # pixels rendered at once: bounds the memory
+def render_batch(pairs, device=None) -> list[View]:
+    """Render (slide, grid) pairs together, which for small grids is many times faster than one by one.
 
+    Args:
+        pairs: a list of (`Slide`, `Grid`); kinds and sizes may be mixed.
+        device: a torch device, the CPU when left out.
 
-def render_batch(pairs, device=None):
-    """Render many (slide, grid) pairs at once, which is much faster than one by one for small grids: a list of `View`s."""
+    Returns:
+        One `View` a pair, in order; each equals what `Slide.render` gives.
+
+    Raises:
+        TypeError: an entry that is no (Slide, Grid) pair.
+    """
     device = torch.device("cpu" if device is None else device)
+    pairs = list(pairs)
     groups: dict = {}
-    for k, (slide, grid) in enumerate(pairs):
-        if not isinstance(slide, Slide) or not isinstance(grid, Grid):
-            raise TypeError(f"render_batch wants (Slide, Grid) pairs, got ({type(slide).__name__}, {type(grid).__name__}).")
-        groups.setdefault((slide.kind, grid.size), []).append(k)
+    for k, pair in enumerate(pairs):
+        if not (isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], Slide) and isinstance(pair[1], Grid)):
+            raise TypeError(f"render_batch wants (Slide, Grid) pairs, got {pair!r} at position {k}.")
+        slide, grid = pair
+        groups.setdefault((slide.kind, bool(slide.stain.vectors[2].any()), grid.size), []).append(k)
     views: list = [None] * len(pairs)
-    for (kind, size), members in groups.items():
+    for (kind, _, size), members in groups.items():
         step = max(1, BLOCK // (size[0] * size[1]))
         for start in range(0, len(members), step):
             some = members[start : start + step]

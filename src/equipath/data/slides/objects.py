@@ -1,0 +1,391 @@
+"""What is counted on a slide: glands, vessels and nuclei, each placed by a hash of its lattice cell and asked for near a few grids at a time.
+
+An object's place, shape and stain follow from the seed and its lattice indices, never from the grid that asks, so neighbouring tiles agree
+on it. Positions are float64 µm in the scene's noise frame (the slide turned by an angle of its own, so that no lattice shows).
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from .noise import PERIOD, attributes, hash_lattice, sample, scattered
+from .tissue import MATERIAL, MATERIALS, NUCLEI, NUCLEUS, Glands, Kind
+
+_LOOK = np.array(
+    [(t.size, t.spread, *t.aspect, t.h, t.e, t.rim, t.chromatin, t.bump, t.along, t.nucleolus, t.counts) for t in NUCLEI.values()]
+)
+
+
+class Scene:
+    """The slides and grids of one batch: of one kind and one size in pixels."""
+
+    def __init__(self, kind: Kind, slides, grids):
+        self.kind, self.slides, self.grids, self.size = kind, slides, grids, grids[0].size
+        self.seeds = np.array([s.hash for s in slides], dtype=np.int64)
+        self.params = {k: np.array([s.params[k] for s in slides]) for k in slides[0].params}
+        self.offsets = np.stack([self.params["offset_x"], self.params["offset_y"]], -1)
+        frames = np.stack([s.frame for s in slides])
+        self.matrix = np.stack([f @ g.matrix() for f, g in zip(frames, grids, strict=True)])  # screen to noise frame
+        self.center = np.stack([f @ np.array(g.center) for f, g in zip(frames, grids, strict=True)])
+        self.mpp = np.array([g.mpp for g in grids])
+        self.dab = any(s.stain.vectors[2].any() for s in slides)
+        blur = np.array([s.stain.blur for s in slides])
+        self.soft = np.sqrt(0.4**2 + (1.1 * self.mpp) ** 2 + (2.5 * blur) ** 2)  # width of an edge, µm
+        self.sigma = np.sqrt((0.35 * self.mpp) ** 2 + blur**2)  # of the smoothing that noise undergoes, µm
+        self.coarse = np.clip((self.mpp - 4.0) / 2.0, 0.0, 1.0)  # nuclei give way to their mean between 4 and 6 µm a pixel
+
+    def at(self, item):
+        """Parameters and noise offsets of points that belong to batch items `item` (N,)."""
+        p = {k: torch.from_numpy(v[item]) for k, v in self.params.items()}
+        return p, torch.from_numpy(self.offsets[item])
+
+
+# ---------------------------------------------------------------- continuous fields
+
+
+def coarse_and_middle(kind, xy, offsets):
+    """Unit noise of the kind's two lattices at points (..., 2): float32 (4, ...) each; offsets (..., 2) broadcast."""
+    return sample(xy, 1.0 / kind.macro, offsets), sample(xy, 1.0 / kind.meso, offsets * 7.0)
+
+
+def outline(kind, xy, m, n, p):
+    """Depth below the tissue's outline in µm, positive inside: float32."""
+    x, y = xy[..., 0].float(), xy[..., 1].float()
+    c, s = p["outline_c"], p["outline_s"]
+    u, v = (x * c - y * s) / p["half_width"], (x * s + y * c) / p["half_height"]
+    r2 = u * u + v * v
+    wave = (u * u - 3 * v * v) * u / (r2 + 0.3) * p["lobe"]  # a three-fold bulge
+    depth = (1.0 + wave - r2.sqrt()) * p["half_short"]
+    return depth + kind.edge * (m[1] + 0.5 * m[2]) + 5.0 * n[2]
+
+
+def areas(kind, xy, m, n, p):
+    """(material index, signed distance in µm, float32) of a kind at points, bottom first, glass last; glands are left out."""
+    pf = {k: v.float() for k, v in p.items()}
+    depth = outline(kind, xy, m, n, pf)
+    for name, d in kind.areas(m, n, depth, pf):
+        yield MATERIAL[name], d
+    yield MATERIAL["glass"], -depth
+
+
+def material_at(scene, item, xy):
+    """Index of the topmost material at points (N, 2) of batch items (N,), glands left out: int64 (N,)."""
+    p, offsets = scene.at(item)
+    points = torch.from_numpy(xy)
+    m, n = coarse_and_middle(scene.kind, points, offsets)
+    top = torch.full((len(item),), MATERIAL[scene.kind.base])
+    for material, d in areas(scene.kind, points, m, n, p):
+        top.masked_fill_(d > 0, material)
+    return top.numpy()
+
+
+def fibre_coordinates(xy, m, n):
+    """Along and across the fibres in µm, float64: the fibres are the level sets of a warped plane wave."""
+    return xy[..., 0] + 9.0 * n[3], xy[..., 1] + (9.0 * n[2] + 130.0 * m[3])
+
+
+def fibre_angle(scene, item, xy, step=0.5):
+    """Direction of the fibres at points, radians in the noise frame."""
+    _, offsets = scene.at(item)
+    across = []
+    for dx, dy in ((step, 0.0), (-step, 0.0), (0.0, step), (0.0, -step)):
+        q = torch.from_numpy(xy + np.array([dx, dy]))
+        across.append(fibre_coordinates(q, *coarse_and_middle(scene.kind, q, offsets))[1].numpy())
+    return np.arctan2(across[1] - across[0], across[2] - across[3])
+
+
+def voronoi_edge(xy, spacing):
+    """Distance in µm to the nearest border between the cells of scattered points: float32 (N,), for xy float64 (N, 2)."""
+    pattern = torch.from_numpy(scattered()).float().to(xy.device).reshape(-1, 2)
+    q = xy * (1.0 / spacing)
+    cell = q.floor()
+    rel = (q - cell).float()
+    i, j = (cell.long() % PERIOD).unbind(-1)
+    x, y = [], []
+    for di in (-1, 0, 1):
+        for dj in (-1, 0, 1):
+            o = pattern[(i + di) % PERIOD * PERIOD + (j + dj) % PERIOD]
+            x.append(o[:, 0] + di - rel[:, 0])
+            y.append(o[:, 1] + dj - rel[:, 1])
+    px, py = torch.stack(x), torch.stack(y)  # (9, N): offsets to the nine candidates
+    r = px * px + py * py
+    nearest = r.argmin(0, keepdim=True)
+    gap = ((px - px.gather(0, nearest)) ** 2 + (py - py.gather(0, nearest)) ** 2).sqrt().clamp_(min=1e-6)
+    border = (r - r.gather(0, nearest)) / (2 * gap)
+    return border.scatter_(0, nearest, 9.0).amin(0) * spacing
+
+
+FAT_CELL = 62.0  # µm
+
+
+def fat_points(xy, n):
+    """Points moved by middle noise, so that the walls of fat cells bend: float64."""
+    return xy + torch.stack([4.0 * n[0], 4.0 * n[1]], -1)
+
+
+def opening(spec: Glands, depth, thickness, n, xy, offsets):
+    """Signed distance in µm into the lumen of a gland, or into a hole of a cribriform one: float32."""
+    inner = depth - thickness - 1.5 * n[0]
+    if spec.holes:
+        hole = (sample(xy, 1 / 13.0, offsets * 9.0, 3, 1)[0] - spec.holes) * 11.0
+        inner = inner.maximum(hole.minimum(depth - 10.0))
+    return inner
+
+
+# ---------------------------------------------------------------- lattices
+
+
+def lattice_points(scene, spacing, margin):
+    """Scattered points `spacing` µm apart that lie within `margin` µm of a grid: item, i, j (N,) int64 and xy (N, 2)."""
+    pattern, (height, width), found = scattered(), scene.size, []
+    for b in range(len(scene.grids)):
+        a, c, mpp = scene.matrix[b], scene.center[b], scene.mpp[b]
+        half = np.array([width * mpp / 2 + margin, height * mpp / 2 + margin])
+        span = np.abs(a) @ half
+        lo, hi = np.floor((c - span) / spacing).astype(np.int64), np.floor((c + span) / spacing).astype(np.int64)
+        i, j = np.arange(lo[0], hi[0] + 1), np.arange(lo[1], hi[1] + 1)
+        xy = pattern[(i % PERIOD)[:, None], (j % PERIOD)[None]]
+        xy = np.stack([(xy[..., 0] + i[:, None]) * spacing, (xy[..., 1] + j[None]) * spacing], -1)
+        near = (np.abs((xy - c) @ a) <= half).all(-1)  # the matrix is orthogonal: (xy - c) @ a is its inverse applied
+        ii, jj = np.nonzero(near)
+        found.append((np.full(len(ii), b), i[ii], j[jj], xy[near]))
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+
+def _key(item, i, j):
+    return (item << 40) + ((i + (1 << 18)) << 20) + (j + (1 << 18))
+
+
+class GlandSet:
+    """The glands of one sort near a scene's grids: arrays with one entry a gland, in a fixed order."""
+
+    def __init__(self, scene, spec: Glands, salt, margin):
+        self.spec = spec
+        reach = spec.radius[1] * (1 + 2.0 * spec.rough) * math.sqrt(spec.stretch[1])
+        item, i, j, xy = lattice_points(scene, spec.spacing, reach + margin)
+        h = attributes(hash_lattice(scene.seeds[item], i, j, salt=salt))
+        keep = h[:, 0] < spec.keep
+        self.item, self.i, self.j, self.xy, h = item[keep], i[keep], j[keep], xy[keep], h[keep]
+        self._shape(h)
+        if len(self):  # the whole gland must lie in its material: its centre and eight points of its wall
+            ok = material_at(scene, self.item, self.xy) == MATERIAL[spec.inside]
+            self._select(ok)
+        if len(self):
+            which = np.repeat(np.arange(len(self)), 8)
+            rim, _ = self.wall_point(which, np.tile(np.arange(8) * (math.pi / 4), len(self)), -2.0)
+            ok = material_at(scene, self.item[which], rim) == MATERIAL[spec.inside]
+            self._select(ok.reshape(-1, 8).all(1))
+
+    def _shape(self, h):
+        spec = self.spec
+        self.radius = spec.radius[0] + (spec.radius[1] - spec.radius[0]) * h[:, 1]
+        self.thickness = spec.thickness[0] + (spec.thickness[1] - spec.thickness[0]) * h[:, 2]
+        root = np.sqrt(spec.stretch[0] + (spec.stretch[1] - spec.stretch[0]) * h[:, 3])
+        c, s = np.cos(h[:, 4] * 2 * math.pi), np.sin(h[:, 4] * 2 * math.pi)
+        self.to_local = np.stack([c / root, s / root, -s * root, c * root], -1).reshape(-1, 2, 2)
+        self.from_local = np.stack([c * root, -s / root, s * root, c / root], -1).reshape(-1, 2, 2)
+        self.waves = (h[:, 5:11] * 2 - 1) * spec.rough * np.array([1.0, 1.0, 0.8, 0.8, 0.6, 0.6])
+        self.extent = self.radius * (1 + np.abs(self.waves).sum(1))  # in the gland's own, unstretched coordinates
+        self.reach = self.extent * root
+
+    def _select(self, keep):
+        for name in ("item", "i", "j", "xy", "radius", "thickness", "to_local", "from_local", "waves", "extent", "reach"):
+            setattr(self, name, getattr(self, name)[keep])
+
+    def __len__(self):
+        return len(self.item)
+
+    def depth(self, u, v, wave, radius, to_local):
+        """Depth below the outside of the wall in µm at local offsets (u, v); wave (N, 6), radius (N,), to_local (N, 4)."""
+        rho = (u * u + v * v).sqrt() + 1e-6
+        c, s = u / rho, v / rho
+        c2, s2 = c * c - s * s, 2 * c * s
+        c3, s3 = c2 * c - s2 * s, s2 * c + c2 * s
+        c4, s4 = c2 * c2 - s2 * s2, 2 * c2 * s2
+        w = wave.unbind(-1)
+        edge = radius * (1 + w[0] * c2 + w[1] * s2 + w[2] * c3 + w[3] * s3 + w[4] * c4 + w[5] * s4)
+        t = to_local.unbind(-1)
+        gx, gy = t[0] * c + t[2] * s, t[1] * c + t[3] * s  # gradient of rho: undoes the stretch
+        return (edge - rho) / (gx * gx + gy * gy).sqrt()
+
+    def depth_at(self, which, offset):
+        """The same for offsets (N, 2) in the noise frame from the centres of glands `which`: float64 numpy (N,)."""
+        t = self.to_local[which]
+        local = torch.from_numpy(np.einsum("nij,nj->ni", t, offset))
+        parts = (torch.from_numpy(x[which]) for x in (self.waves, self.radius))
+        return self.depth(local[:, 0], local[:, 1], *parts, torch.from_numpy(t.reshape(-1, 4))).numpy()
+
+    def wall_point(self, which, theta, inset):
+        """Points (N, 2) `inset` µm inside the wall at local angle theta, and the angle of the outward direction there."""
+        w = self.waves[which].T
+        shape = w[0] * np.cos(2 * theta) + w[1] * np.sin(2 * theta) + w[2] * np.cos(3 * theta) + w[3] * np.sin(3 * theta)
+        r = self.radius[which] * (1 + shape + w[4] * np.cos(4 * theta) + w[5] * np.sin(4 * theta))
+        unit = np.stack([np.cos(theta), np.sin(theta)], -1)
+        normal = np.einsum("nji,nj->ni", self.to_local[which], unit)
+        length = np.sqrt((normal**2).sum(-1))
+        out = np.einsum("nij,nj->ni", self.from_local[which], unit * (r - inset * length)[:, None])
+        return self.xy[which] + out, np.arctan2(normal[:, 1], normal[:, 0])
+
+    def covers(self, item, xy, margin):
+        """Whether points (N, 2) lie more than `margin` µm deep in one of these glands: bool (N,)."""
+        hit = np.zeros(len(item), dtype=bool)
+        if not len(self):
+            return hit
+        key = _key(self.item, self.i, self.j)
+        order = np.argsort(key)
+        key = key[order]
+        cell = np.floor(xy / self.spec.spacing).astype(np.int64)
+        for di in (-1, 0, 1):
+            for dj in (-1, 0, 1):
+                want = _key(item, cell[:, 0] + di, cell[:, 1] + dj)
+                place = np.minimum(np.searchsorted(key, want), len(key) - 1)
+                found = np.nonzero(key[place] == want)[0]
+                if len(found):
+                    which = order[place[found]]
+                    offset = xy[found] - self.xy[which]
+                    near = (offset**2).sum(-1) < (self.reach[which] - margin) ** 2
+                    found, which, offset = found[near], which[near], offset[near]
+                    hit[found[self.depth_at(which, offset) > margin]] = True
+        return hit
+
+
+# ---------------------------------------------------------------- nuclei
+
+
+@dataclass
+class Blobs:
+    """Ellipses that carry stain, one entry each; `id` > 0 names a nucleus, 0 is anything else (a red cell, a drop of mucin)."""
+
+    item: np.ndarray
+    xy: np.ndarray
+    axes: np.ndarray  # (N, 2) semi-axes, µm
+    angle: np.ndarray  # of the first axis, radians in the noise frame
+    look: np.ndarray  # (N, 5): bump, haematoxylin, eosin, rim, chromatin
+    haze: np.ndarray  # how many times softer the edge is: a nucleus out of focus
+    id: np.ndarray
+
+    @staticmethod
+    def join(parts):
+        return Blobs(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Blobs)))
+
+
+def _blobs(scene, item, xy, types, angle, h, ids):
+    """Nuclei of the given types with uniform numbers h (N, 12), and the nucleoli of those that show them."""
+    look = _LOOK[types]
+    size = look[:, 0] * (1 + look[:, 1] * 1.7 * (2 * h[:, 2] - 1))
+    root = np.sqrt(look[:, 2] + (look[:, 3] - look[:, 2]) * h[:, 3])
+    axes = np.stack([size * root, size / root], -1)
+    out = (h[:, 10] < 0.16) & (look[:, 11] > 0)  # out of focus: softer and paler
+    dark = (1 + 0.5 * (h[:, 4] - 0.5)) * np.where(out, 0.62, 1.0)
+    bump = look[:, 8] * (2 * h[:, 5] - 1)
+    stain = np.stack([bump, look[:, 4] * dark, look[:, 5], look[:, 6], look[:, 7]], -1)
+    main = Blobs(item, xy, axes, angle, stain, np.where(out, 3.0, 1.0), np.where(look[:, 11] > 0, ids, 0))
+    spot = (look[:, 10] > 0) & (h[:, 8] < 0.7) & ~out & (scene.mpp[item] < 1.0)
+    if not spot.any():
+        return main
+    item, h, look = item[spot], h[spot], look[spot]
+    place = (h[:, 8:10] / np.array([0.7, 1.0]) - 0.5) * 0.7 * axes[spot].min(1)[:, None]
+    radius = look[:, 10] * (0.7 + 0.6 * h[:, 11])
+    fade = np.clip((1.0 - scene.mpp[item]) / 0.4, 0.0, 1.0)
+    zero = np.zeros(len(item))
+    stain = np.stack([zero, 0.75 * fade, 0.25 * fade, zero, zero], -1)
+    one = np.ones(len(item))
+    spots = Blobs(item, xy[spot] + place, np.stack([radius, radius], -1), zero, stain, one, np.full(len(item), -1))
+    return Blobs.join([main, spots])
+
+
+def nuclei(scene, gland_sets, margin):
+    """All nuclei, red cells and drops of mucin within `margin` µm of a scene's grids, or None."""
+    parts = []
+    for k, population in enumerate(scene.kind.populations):
+        chance, types = np.zeros(len(MATERIALS)), np.zeros(len(MATERIALS), dtype=np.int64)
+        for name, (probability, nucleus) in population.where.items():
+            chance[MATERIAL[name]], types[MATERIAL[name]] = probability, NUCLEUS[nucleus]
+        item, i, j, xy = lattice_points(scene, population.spacing, margin)
+        h = attributes(hash_lattice(scene.seeds[item], i, j, salt=20 + k))
+        keep = h[:, 0] < chance.max()
+        item, i, j, xy, h = item[keep], i[keep], j[keep], xy[keep], h[keep]
+        if not len(item):
+            continue
+        top = material_at(scene, item, xy)
+        for glands in gland_sets:
+            if glands.spec.lumen == "blood" and len(glands):
+                top[glands.covers(item, xy, glands.spec.thickness[1] + 1.5)] = MATERIAL["blood"]
+        keep = h[:, 0] < chance[top]
+        for glands in gland_sets:
+            inside = glands.covers(item, xy, -2.0)
+            keep &= ~inside | (top == MATERIAL["blood"])
+        item, i, j, xy, h, top = item[keep], i[keep], j[keep], xy[keep], h[keep], top[keep]
+        in_fat = top == MATERIAL["fat"]
+        if in_fat.any():  # fat cells have their nuclei at the wall
+            points = torch.from_numpy(xy[in_fat])
+            _, offsets = scene.at(item[in_fat])
+            n = coarse_and_middle(scene.kind, points, offsets)[1]
+            keep = np.ones(len(item), dtype=bool)
+            keep[in_fat] = voronoi_edge(fat_points(points, n), FAT_CELL).numpy() < 1.6
+            item, i, j, xy, h, top = item[keep], i[keep], j[keep], xy[keep], h[keep], top[keep]
+        if not len(item):
+            continue
+        kinds = types[top]
+        kinds[(kinds == NUCLEUS["tumour"]) & (h[:, 11] < 0.02)] = NUCLEUS["mitosis"]
+        angle = h[:, 6] * 2 * math.pi
+        along = _LOOK[kinds, 9] > 0
+        if along.any():
+            angle[along] = fibre_angle(scene, item[along], xy[along]) + (h[along, 6] - 0.5) * 0.8
+        ids = ((k + 1) << 26) | ((i & 0x1FFF) << 13) | (j & 0x1FFF)
+        parts.append(_blobs(scene, item, xy, kinds, angle, h, ids))
+    for g, glands in enumerate(gland_sets):
+        if len(glands):
+            parts.extend(_wall_cells(scene, glands, g + len(scene.kind.populations) + 1))
+    return Blobs.join(parts) if parts else None
+
+
+ROW = 7.6  # µm between rows of nuclei in a wall
+
+
+def _wall_cells(scene, glands, population):
+    """Nuclei in the walls of glands, standing across the wall, and the mucin drops above them."""
+    spec, parts = glands.spec, []
+    seeds = hash_lattice(scene.seeds[glands.item], glands.i, glands.j, salt=50).astype(np.int64)
+    for row in range(spec.rows):
+        inset = (4.9 if spec.lumen != "blood" else 2.2) + ROW * row
+        room = (glands.thickness > inset + 3.0) | (row == 0)
+        inner = glands.radius - inset
+        count = np.where(room & (inner > 4.0), np.maximum(3, np.round(2 * math.pi * inner / spec.pitch)), 0).astype(np.int64)
+        which = np.repeat(np.arange(len(glands)), count)
+        if not len(which):
+            continue
+        k = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+        h = attributes(hash_lattice(seeds[which], k, k + 64 * row, salt=51))
+        theta = 2 * math.pi * (k + 0.35 * (2 * h[:, 7] - 1) + 0.5 * (row % 2)) / count[which]
+        deep = inset + (h[:, 8] - 0.5) * min(3.0, 0.25 * spec.thickness[0])
+        xy, outward = glands.wall_point(which, theta, deep)
+        item = glands.item[which]
+        keep = np.ones(len(which), dtype=bool)
+        if spec.lumen != "blood":  # no nucleus hangs in the lumen
+            p, offsets = scene.at(item)
+            points = torch.from_numpy(xy)
+            n = coarse_and_middle(scene.kind, points, offsets)[1]
+            depth = torch.from_numpy(glands.depth_at(which, xy - glands.xy[which])).float()
+            thick = torch.from_numpy(glands.thickness[which]).float()
+            keep = (opening(spec, depth, thick, n, points, offsets) < -1.5).numpy()
+        if not keep.any():
+            continue
+        turn = math.pi / 2 if spec.lumen == "blood" else 0.0  # endothelium lies flat
+        angle = outward + turn + (h[:, 6] - 0.5) * 0.5
+        if row and spec.rows > 2:
+            angle = h[:, 6] * 2 * math.pi
+        types = np.full(len(which), NUCLEUS[spec.nucleus])
+        ids = (population << 26) | ((glands.i[which] & 0x1FF) << 17) | ((glands.j[which] & 0x1FF) << 8)
+        ids |= (k + 64 * row) & 0xFF
+        parts.append(_blobs(scene, item[keep], xy[keep], types[keep], angle[keep], h[keep], ids[keep]))
+        drop = keep & (h[:, 1] < spec.goblet) & (k % 2 == 0)
+        if drop.any():
+            some = which[drop]
+            xy, outward = glands.wall_point(some, theta[drop], glands.thickness[some] * (0.58 + 0.12 * h[drop, 9]))
+            types = np.full(len(some), NUCLEUS["mucin"])
+            size = h[drop]
+            parts.append(_blobs(scene, item[drop], xy, types, outward, size, np.zeros(len(some), dtype=np.int64)))
+    return parts
