@@ -1,0 +1,249 @@
+"""A group convolution through the Fourier transform of p4 or p4m: the same numbers with fewer multiplications.
+
+For each tap t and plane h gather ``F[t, h](x) = f_h(x + h t)`` and reorder the filter, ``v_t[k] = w[k, k t]``. Then
+eq. 2 of the GU-Net paper reads ``out_g(x) = Σ_t Σ_h v_t[g⁻¹ h] F[t, h](x)``: for every tap a convolution over the
+group alone, which the group's own Fourier transform turns into small matrix products. D4 has irreducible
+representations of dimension 1, 1, 1, 1, 2, so 4 + 2³ = 12 multiplications stand in place of 64; C4 has 1, 1 and a
+rotating pair, 6 in place of 16. The price is moving k² gathered copies of the input through memory, so it pays for
+deep layers on small grids; ``evaluate.py`` decides.
+
+The gradient of the input is the same computation with the filter's planes inverted, and the gathered copies of the
+output's gradient give the filter's gradient as well: a training step gathers twice and scatters never.
+"""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from equipath.groups import Group
+from equipath.kernels.regular import regular_taps, tap_table
+
+# Gathered rows of one block: small enough to stay in a core's cache between gather, transform and product.
+BLOCK_BYTES = 3 << 20
+
+
+@lru_cache(maxsize=16)
+def fourier_matrices(group: Group) -> tuple[Tensor, Tensor, int, int]:
+    """The transform of signals (orthogonal) and that of filters, in float64, and the shape of the irreps.
+
+    Returns:
+        signal: (G, G). First the ``ones`` one-dimensional irreps χ(h) / √G, then the entries [a, b] of the
+            two-dimensional one, ρ(h)[a, b] √(2 / G), ordered b, then a (all a for D4; a = 0 for C4, whose second
+            row repeats the first).
+        kernel: (ones + 4, G). χ(k), then ρ(k)[c, b] in the order b, c.
+        ones, rows: how many one-dimensional irreps; how many rows a.
+    """
+    rho = torch.stack([group.matrix(h) for h in range(group.order)])
+    sign = torch.tensor([(-1.0) ** (h % 4) for h in range(group.order)], dtype=torch.float64)
+    det = torch.linalg.det(rho).round()
+    one = torch.ones_like(sign)
+    characters = torch.stack([one, sign] if group.order == 4 else [one, sign, det, sign * det])
+    rows = 1 if group.order == 4 else 2
+    pair = torch.stack([rho[:, a, b] for b in range(2) for a in range(rows)])
+    signal = torch.cat([characters / group.order**0.5, pair * (2 / group.order) ** 0.5])
+    kernel = torch.cat([characters, torch.stack([rho[:, c, b] for b in range(2) for c in range(2)])])
+    return signal, kernel, len(characters), rows
+
+
+@lru_cache(maxsize=64)
+def _moved_taps(group: Group, kernel_size: int) -> Tensor:
+    """(G, k²): entry (h, t) is the tap h t."""
+    return tap_table(group, kernel_size)[group.inverses]
+
+
+@lru_cache(maxsize=64)
+def _gather_table(
+    group: Group, k: int, dilation: int, images: int, rows: int, columns: int, padded: tuple[int, int], flip: bool
+) -> Tensor:
+    """Which rows of a (images, Hp, Wp, G) grid make F[h, image, y, x, t]; flat, in this order."""
+    tap = _moved_taps(group, k)
+    if flip:
+        tap = k * k - 1 - tap
+    height, width = padded
+    b = torch.arange(images).view(1, -1, 1, 1, 1)
+    y = torch.arange(rows).view(1, 1, -1, 1, 1) + (tap // k * dilation).view(group.order, 1, 1, 1, -1)
+    x = torch.arange(columns).view(1, 1, 1, -1, 1) + (tap % k * dilation).view(group.order, 1, 1, 1, -1)
+    h = torch.arange(group.order).view(-1, 1, 1, 1, 1)
+    return (((b * height + y) * width + x) * group.order + h).flatten()
+
+
+def filter_transform(filters: Tensor, group: Group) -> tuple[Tensor, Tensor]:
+    """Filters on the group (G, T, I, O) to (ones, T · I, O) and (2, T · I, 2 · O), one matrix an irrep."""
+    _, kernel, ones, _ = fourier_matrices(group)
+    g, t, i, o = filters.shape
+    every = (kernel.to(filters) @ filters.reshape(g, -1)).view(-1, t * i, o)
+    pair = every[ones:].view(2, 2, t * i, o).transpose(1, 2).reshape(2, t * i, 2 * o)
+    return every[:ones], pair
+
+
+def _forward_filters(weight: Tensor, group: Group) -> Tensor:
+    """v_t[k] = w[k, k t], as (G, T, I, O)."""
+    o, i, g, k, _ = weight.shape
+    index = torch.arange(g)[:, None] * k * k + _moved_taps(group, k)
+    moved = weight.reshape(o * i, g * k * k).t().index_select(0, index.flatten().to(weight.device))
+    return moved.view(g, k * k, o, i).transpose(2, 3)
+
+
+def _backward_filters(weight: Tensor, group: Group) -> Tensor:
+    """u_t[k] = w[k⁻¹, t], as (G, T, O, I): the filters of the transposed convolution."""
+    o, i, g, k, _ = weight.shape
+    flat = weight.reshape(o * i, g, k * k).permute(1, 2, 0).index_select(0, group.inverses.to(weight.device))
+    return flat.reshape(g, k * k, o, i)
+
+
+def _rows_last(x: Tensor, padding: int) -> Tensor:
+    """(B, C, G, H, W) to zero-padded (B, H', W', G, C): the channels of one place lie side by side."""
+    b, c, g, h, w = x.shape
+    out = x.new_zeros(b, h + 2 * padding, w + 2 * padding, g, c)
+    out[:, padding : padding + h, padding : padding + w] = x.permute(0, 3, 4, 2, 1)
+    return out
+
+
+def _blocks(images: int, rows: int, columns: int, bytes_per_place: int) -> list[tuple[int, int, int, int]]:
+    """(first image, images, first row, rows) of blocks of whole images, or of rows of one image."""
+    places = max(1, BLOCK_BYTES // bytes_per_place)
+    if places >= rows * columns:
+        step = places // (rows * columns)
+        return [(b, min(step, images - b), 0, rows) for b in range(0, images, step)]
+    step = max(1, places // columns)
+    return [(b, 1, y, min(step, rows - y)) for b in range(images) for y in range(0, rows, step)]
+
+
+class _Plan:
+    """The gathered and transformed blocks of one padded field, in the order they are wanted."""
+
+    def __init__(self, padded: Tensor, group: Group, k: int, dilation: int, flip: bool) -> None:
+        self.padded, self.group, self.k, self.dilation, self.flip = padded, group, k, dilation, flip
+        b, hp, wp, g, c = padded.shape
+        self.height, self.width = hp - dilation * (k - 1), wp - dilation * (k - 1)
+        self.signal = fourier_matrices(group)[0].to(padded)
+        self.blocks = _blocks(b, self.height, self.width, g * k * k * c * padded.element_size())
+
+    def block(self, b: int, images: int, y: int, rows: int) -> Tensor:
+        """(G irrep entries, places, T · C) of one block."""
+        _, hp, wp, g, c = self.padded.shape
+        reach = rows + self.dilation * (self.k - 1)
+        piece = self.padded[b : b + images, y : y + reach]
+        table = _gather_table(
+            self.group, self.k, self.dilation, images, rows, self.width, (reach if images == 1 else hp, wp), self.flip
+        )
+        gathered = piece.reshape(-1, c).index_select(0, table.to(piece.device))
+        return torch.mm(self.signal, gathered.view(g, -1)).view(g, -1, self.k * self.k * c)
+
+
+def _multiply(signal: Tensor, ones: Tensor, pair: Tensor, rows: int) -> Tensor:
+    """Signals (G, M, K) times filters (ones, K, N), (2, K, 2 N): (G, M, N) in the same order of irreps."""
+    n1, _, n = ones.shape
+    g, m, _ = signal.shape
+    out = signal.new_empty(g, m, n)
+    for j in range(n1):
+        torch.mm(signal[j], ones[j], out=out[j])
+    entries = signal[n1:].view(2, rows * m, -1)
+    product = torch.addmm(entries[0] @ pair[0], entries[1], pair[1])
+    out[n1:].view(2, rows, m, n).copy_(product.view(rows, m, 2, n).permute(2, 0, 1, 3))
+    return out
+
+
+def _convolve(plan: _Plan, filters: tuple[Tensor, Tensor], channels: int) -> Tensor:
+    """(B, H, W, G, channels) from a gathered field and transformed filters."""
+    b, _, _, g, _ = plan.padded.shape
+    rows = fourier_matrices(plan.group)[3]
+    out = plan.padded.new_empty(b, plan.height, plan.width, g, channels)
+    for block in plan.blocks:
+        first, images, y, height = block
+        product = _multiply(plan.block(*block), *filters, rows)
+        place = torch.mm(plan.signal.t(), product.view(g, -1)).view(g, images, height, plan.width, channels)
+        out[first : first + images, y : y + height] = place.permute(1, 2, 3, 0, 4)
+    return out
+
+
+def _weight_gradient(signal: Tensor, field: Tensor, ones: int, rows: int, total: tuple[Tensor, Tensor]) -> None:
+    """Add one block's ``signalᵀ field``, irrep by irrep, to the gradients of the transformed filters."""
+    _, m, n = field.shape
+    for j in range(ones):
+        total[0][j].addmm_(signal[j].t(), field[j])
+    pairs = field[ones:].view(2, rows, m, n).permute(1, 2, 0, 3).reshape(rows * m, 2 * n)
+    for b, entries in enumerate(signal[ones:].view(2, rows * m, -1)):
+        total[1][b].addmm_(entries.t(), pairs)
+
+
+class _FourierConv(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, group: Group, padding: int, dilation: int) -> Tensor:
+        filters = filter_transform(_forward_filters(weight, group), group)
+        return convolve_transformed(x, filters, group, weight.shape[-1], padding, dilation)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.group, ctx.padding, ctx.dilation = inputs[2:]
+
+    @staticmethod
+    def backward(ctx, *grads):
+        x, weight = ctx.saved_tensors
+        group, padding, dilation = ctx.group, ctx.padding, ctx.dilation
+        wanted = ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled():  # a gradient of the gradient is wanted: the plain evaluation has them all
+            x, weight = x.view_as(x), weight.view_as(weight)
+            y = F.conv2d(x.flatten(1, 2), regular_taps(weight, group), None, 1, padding, dilation)
+            y = y.unflatten(1, (-1, group.order))
+            kept = [t for t, w in zip((x, weight), wanted, strict=True) if w]
+            found = iter(torch.autograd.grad(y, kept, grads[0], create_graph=True))
+            return *(next(found) if w else None for w in wanted), None, None, None
+        o, i, g, k, _ = weight.shape
+        plan = _Plan(_rows_last(grads[0], dilation * (k - 1) - padding), group, k, dilation, True)
+        _, kernel, ones, rows = fourier_matrices(group)
+        grad_x = grad_weight = None
+        filters = filter_transform(_backward_filters(weight, group), group) if wanted[0] else None
+        b, _, _, height, width = x.shape
+        moved = _rows_last(x, 0) if wanted[1] else None
+        out = x.new_empty(b, height, width, g, i) if wanted[0] else None
+        total = (x.new_zeros(ones, k * k * o, i), x.new_zeros(2, k * k * o, 2 * i))
+        for block in plan.blocks:  # each gathered block serves both gradients
+            first, images, y, lines = block
+            signal = plan.block(*block)
+            if filters is not None and out is not None:
+                product = torch.mm(plan.signal.t(), _multiply(signal, *filters, rows).view(g, -1))
+                place = product.view(g, images, lines, width, i)
+                out[first : first + images, y : y + lines] = place.permute(1, 2, 3, 0, 4)
+            if moved is not None:
+                piece = moved[first : first + images, y : y + lines].reshape(-1, g, i).transpose(0, 1)
+                field = torch.mm(plan.signal, piece.reshape(g, -1)).view(g, -1, i)
+                _weight_gradient(signal, field, ones, rows, total)
+        if out is not None:
+            grad_x = out.permute(0, 4, 3, 1, 2).contiguous()
+        if wanted[1]:
+            pair = total[1].view(2, k * k * o, 2, i).transpose(1, 2).reshape(4, -1)
+            every = torch.cat([total[0].view(ones, -1), pair])
+            filters_grad = (kernel.to(every).t() @ every).view(g, k * k, o, i)
+            # u[k] = w[k⁻¹], and inverting twice changes nothing: the same index brings the gradient home.
+            grad_weight = filters_grad.index_select(0, group.inverses.to(x.device))
+            grad_weight = grad_weight.permute(2, 3, 0, 1).reshape(o, i, g, k, k)
+        return grad_x, grad_weight, None, None, None
+
+
+def convolve_transformed(
+    x: Tensor, filters: tuple[Tensor, Tensor], group: Group, kernel_size: int, padding: int, dilation: int = 1
+) -> Tensor:
+    """The convolution with filters already transformed (they can be kept for inference). No gradients."""
+    channels = filters[0].shape[-1]
+    plan = _Plan(_rows_last(x, padding), group, kernel_size, dilation, False)
+    return _convolve(plan, filters, channels).permute(0, 4, 3, 1, 2).contiguous()
+
+
+def transformed(weight: Tensor, group: Group) -> tuple[Tensor, Tensor]:
+    """The transform of a filter (O, I, G, k, k), for ``convolve_transformed``."""
+    return filter_transform(_forward_filters(weight, group), group)
+
+
+def fourier_group_conv(x: Tensor, weight: Tensor, group: Group, padding: int = 0, dilation: int = 1) -> Tensor:
+    """Group convolution (B, I, G, H, W) with filters (O, I, G, k, k), stride 1: (B, O, G, H', W').
+
+    Differentiable any number of times. ``padding`` must not exceed ``dilation · (k - 1)``.
+    """
+    reach = dilation * (weight.shape[-1] - 1)
+    if padding > reach:
+        raise ValueError(f"padding {padding} is wider than the filter reaches ({reach}); use the plain evaluation")
+    return _FourierConv.apply(x, weight, group, padding, dilation)
