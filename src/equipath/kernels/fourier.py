@@ -1,14 +1,14 @@
 """A group convolution through the Fourier transform of p4 or p4m: the same numbers with fewer multiplications.
 
-For each tap t and plane h gather ``F[t, h](x) = f_h(x + h t)`` and reorder the filter, ``v_t[k] = w[k, k t]``. Then
-eq. 2 of the GU-Net paper reads ``out_g(x) = Σ_t Σ_h v_t[g⁻¹ h] F[t, h](x)``: for every tap a convolution over the
-group alone, which the group's own Fourier transform turns into small matrix products. D4 has irreducible
-representations of dimension 1, 1, 1, 1, 2, so 4 + 2³ = 12 multiplications stand in place of 64; C4 has 1, 1 and a
-rotating pair, 6 in place of 16. The price is moving k² gathered copies of the input through memory, so it pays for
-deep layers on small grids; ``evaluate.py`` decides.
+For each tap t and plane h gather ``F[t, h](x) = f_h(x + h t)`` and reorder the filter, ``v_t[k] = w[k, k
+t]``. Then eq. 2 of the GU-Net paper reads ``out_g(x) = Σ_t Σ_h v_t[g⁻¹ h] F[t, h](x)``: for every tap a
+convolution over the group alone, which the group's own Fourier transform turns into small matrix products.
+D4 has irreducible representations of dimension 1, 1, 1, 1, 2, so 4 + 2³ = 12 multiplications stand in place
+of 64; C4 has 1, 1 and a rotating pair, 6 in place of 16. The price is moving k² gathered copies of the input
+through memory, so it pays for deep layers on small grids; ``evaluate.py`` decides.
 
-The gradient of the input is the same computation with the filter's planes inverted, and the gathered copies of the
-output's gradient give the filter's gradient as well: a training step gathers twice and scatters never.
+The gradient of the input is the same computation with the filter's planes inverted, and the gathered copies
+of the output's gradient give the filter's gradient as well: a training step gathers twice and scatters never.
 """
 
 from functools import lru_cache
@@ -30,8 +30,8 @@ def fourier_matrices(group: Group) -> tuple[Tensor, Tensor, int, int]:
 
     Returns:
         signal: (G, G). First the ``ones`` one-dimensional irreps χ(h) / √G, then the entries [a, b] of the
-            two-dimensional one, ρ(h)[a, b] √(2 / G), ordered b, then a (all a for D4; a = 0 for C4, whose second
-            row repeats the first).
+            two-dimensional one, ρ(h)[a, b] √(2 / G), ordered b, then a (all a for D4; a = 0 for C4, whose
+            second row repeats the first).
         kernel: (ones + 4, G). χ(k), then ρ(k)[c, b] in the order b, c.
         ones, rows: how many one-dimensional irreps; how many rows a.
     """
@@ -55,7 +55,14 @@ def _moved_taps(group: Group, kernel_size: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _gather_table(
-    group: Group, k: int, dilation: int, images: int, rows: int, columns: int, padded: tuple[int, int], flip: bool
+    group: Group,
+    k: int,
+    dilation: int,
+    images: int,
+    rows: int,
+    columns: int,
+    padded: tuple[int, int],
+    flip: bool,
 ) -> Tensor:
     """Which rows of a (images, Hp, Wp, G) grid make F[h, image, y, x, t]; flat, in this order."""
     tap = _moved_taps(group, k)
@@ -127,7 +134,14 @@ class _Plan:
         reach = rows + self.dilation * (self.k - 1)
         piece = self.padded[b : b + images, y : y + reach]
         table = _gather_table(
-            self.group, self.k, self.dilation, images, rows, self.width, (reach if images == 1 else hp, wp), self.flip
+            self.group,
+            self.k,
+            self.dilation,
+            images,
+            rows,
+            self.width,
+            (reach if images == 1 else hp, wp),
+            self.flip,
         )
         gathered = piece.reshape(-1, c).index_select(0, table.to(piece.device))
         return torch.mm(self.signal, gathered.view(g, -1)).view(g, -1, self.k * self.k * c)
@@ -159,7 +173,9 @@ def _convolve(plan: _Plan, filters: tuple[Tensor, Tensor], channels: int) -> Ten
     return out
 
 
-def _weight_gradient(signal: Tensor, field: Tensor, ones: int, rows: int, total: tuple[Tensor, Tensor]) -> None:
+def _weight_gradient(
+    signal: Tensor, field: Tensor, ones: int, rows: int, total: tuple[Tensor, Tensor]
+) -> None:
     """Add one block's ``signalᵀ field``, irrep by irrep, to the gradients of the transformed filters."""
     _, m, n = field.shape
     for j in range(ones):
@@ -238,12 +254,16 @@ def transformed(weight: Tensor, group: Group) -> tuple[Tensor, Tensor]:
     return filter_transform(_forward_filters(weight, group), group)
 
 
-def fourier_group_conv(x: Tensor, weight: Tensor, group: Group, padding: int = 0, dilation: int = 1) -> Tensor:
+def fourier_group_conv(
+    x: Tensor, weight: Tensor, group: Group, padding: int = 0, dilation: int = 1
+) -> Tensor:
     """Group convolution (B, I, G, H, W) with filters (O, I, G, k, k), stride 1: (B, O, G, H', W').
 
     Differentiable any number of times. ``padding`` must not exceed ``dilation · (k - 1)``.
     """
     reach = dilation * (weight.shape[-1] - 1)
     if padding > reach:
-        raise ValueError(f"padding {padding} is wider than the filter reaches ({reach}); use the plain evaluation")
+        raise ValueError(
+            f"padding {padding} is wider than the filter reaches ({reach}); use the plain evaluation"
+        )
     return _FourierConv.apply(x, weight, group, padding, dilation)

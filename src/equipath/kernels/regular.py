@@ -1,9 +1,9 @@
 """Where p4 and p4m filters come from: one filter, copied by the group.
 
-Pure functions from parameters to the taps of an ordinary convolution, by index tables: lifting (Z² → G, eq. 1 of
-the GU-Net paper), group convolution (G → G, eq. 2), its transpose, and the projection G → Z² (eq. 3). In all of
-them a filter moved by g carries the taps of the pixel grid with it; a filter on the group also has its planes
-change places. The number of taps is k² for a k x k filter; G is the group's order.
+Pure functions from parameters to the taps of an ordinary convolution, by index tables: lifting (Z² → G, eq.
+1 of the GU-Net paper), group convolution (G → G, eq. 2), its transpose, and the projection G → Z² (eq. 3).
+In all of them a filter moved by g carries the taps of the pixel grid with it; a filter on the group also has
+its planes change places. The number of taps is k² for a k x k filter; G is the group's order.
 """
 
 from functools import lru_cache
@@ -98,8 +98,9 @@ def lifting_taps(weight: Tensor, group: Group) -> Tensor:
 def regular_taps(weight: Tensor, group: Group) -> Tensor:
     """G → G: filters (O, I, G, k, k) to conv2d taps (O · G, I · G, k, k).
 
-    Between output plane g and input plane h stands plane g⁻¹ h of the filter, moved by g. The same taps serve a
-    transposed convolution, for which O counts the *input* fields (torch's order for ``conv_transpose2d``).
+    Between output plane g and input plane h stands plane g⁻¹ h of the filter, moved by g. The same taps
+    serve a transposed convolution, for which O counts the *input* fields (torch's order for
+    ``conv_transpose2d``).
     """
     _check(weight, 5, "(O, I, G, k, k)")
     o, i, g, k, _ = weight.shape

@@ -1,0 +1,105 @@
+"""How a filter bank is applied: one cost model for every family of layers.
+
+A layer that can be computed in several ways states the work of each (``Work``: products, numbers moved,
+calls) and takes the ``cheapest`` for this shape, dtype and device. The prices were fitted to measurements;
+``make bench`` shows in each row what was chosen and what the best choice would have been. All evaluations of
+a layer give the same numbers, so the choice is never seen in a result; ``prefer`` forces one, for tests and
+benchmarks.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an evaluation has to do.
+
+    Attributes:
+        products: multiply-adds inside dense convolutions or matrix products.
+        gathered: numbers written by irregular copies and read back, such as shifted copies of a field.
+        copied: numbers written by permuting or transforming *filters* (small beside the field, contiguous).
+        calls: library calls, for layers so small that starting them is what costs.
+    """
+
+    products: float = 0.0
+    gathered: float = 0.0
+    copied: float = 0.0
+    calls: float = 1.0
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What each kind of work costs, in multiply-adds of a large dense convolution on the same device."""
+
+    product: float = 1.0
+    gathered: float = 270.0
+    copied: float = 60.0
+    call: float = 2e5
+
+
+# Fitted on x86 cores with AVX2 and AVX-512, one and two threads, float32. Accelerators have far more
+# arithmetic for every byte of bandwidth and pay more for a call.
+PRICES = {"cpu": Prices(), "cuda": Prices(gathered=4000.0, copied=1000.0, call=2e7)}
+
+_preferred: ContextVar[str | None] = ContextVar("preferred", default=None)
+
+
+def price(work: Work, device: torch.device | str = "cpu") -> float:
+    """The price of some work on a device; only ratios of prices mean anything."""
+    p = PRICES.get(torch.device(device).type, PRICES["cuda"])
+    return (
+        p.product * work.products + p.gathered * work.gathered + p.copied * work.copied + p.call * work.calls
+    )
+
+
+def cheapest(works: Mapping[str, Work], like: Tensor) -> str:
+    """The name of the cheapest evaluation on the device of ``like``, or the preferred one if it is offered."""
+    preferred = _preferred.get()
+    if preferred in works:
+        return str(preferred)
+    return min(works, key=lambda name: price(works[name], like.device))
+
+
+@contextmanager
+def prefer(name: str | None) -> Iterator[None]:
+    """Within the block, layers that offer an evaluation called ``name`` use it whatever it costs.
+
+    Names in use: "expand" (one dense convolution), "fourier" (p4 and p4m, through the group's Fourier
+    transform). Families of layers add theirs.
+    """
+    token = _preferred.set(name)
+    try:
+        yield
+    finally:
+        _preferred.reset(token)
+
+
+def group_conv_work(
+    order: int, fields_in: int, fields_out: int, taps: int, places: int, *, training: bool, kept: bool
+) -> dict[str, Work]:
+    """The work of a p4 (order 4) or p4m (order 8) convolution with stride 1, expanded and by Fourier transform.
+
+    Args:
+        taps: k² of a k x k filter.
+        places: output pixels of the whole batch.
+        training: gradients of input and filter included.
+        kept: the filters are at hand from an earlier call (inference).
+    """
+    passes = 3 if training else 1
+    pairs = fields_in * fields_out * taps
+    fourier_products = {4: 6, 8: 12}[order]
+    new_filters = 0 if kept else (2 if training else 1)
+    gathered = order * taps * places * (fields_in + (fields_out if training else 0))
+    return {
+        "expand": Work(passes * order**2 * pairs * places, 0, new_filters * order**2 * pairs, passes),
+        # Products of blocks that just fit the cache run at about 3/4 of a large convolution's rate.
+        "fourier": Work(
+            1.3 * passes * fourier_products * pairs * places, gathered, new_filters * 3 * order * pairs, 40
+        ),
+    }

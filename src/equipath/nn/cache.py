@@ -1,0 +1,54 @@
+"""Filters kept from one inference call to the next, never stale.
+
+Expanding a filter costs little beside a training step but shows in a small inference call. What is kept is
+compared with the parameters *by content* at each use: one pass over numbers that are few beside the expanded
+filter, and right whatever happened to them (an optimiser, ``load_state_dict``, ``.to``, an edit through
+``.data``, a swapped tensor). Version counters would miss edits through ``.data``, addresses would miss edits
+in place.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class KeptFilters:
+    """What was last computed from one parameter, by name of the computation."""
+
+    def __init__(self) -> None:
+        self._source: Tensor | None = None
+        self._made: dict[str, Any] = {}
+
+    def usable(self, parameter: Tensor) -> bool:
+        """Whether filters may be kept now: no gradient wanted, on the CPU, not under a compiler.
+
+        On accelerators expansion is cheap beside the wait that a comparison would cost.
+        """
+        if torch.compiler.is_compiling() or parameter.device.type != "cpu":
+            return False
+        return not (torch.is_grad_enabled() and parameter.requires_grad)
+
+    def has(self, name: str, parameter: Tensor) -> bool:
+        """Whether ``get`` would find it, as far as can be told without comparing."""
+        return name in self._made and self.usable(parameter)
+
+    def get(self, name: str, parameter: Tensor, compute: Callable[[Tensor], Any]) -> Any:
+        """``compute(parameter)``, or the kept result if the parameter has the very same content."""
+        if not self.usable(parameter):
+            self._source, self._made = None, {}  # training: hold no memory
+            return compute(parameter)
+        source, now = self._source, parameter.detach()
+        if source is None or source.dtype != now.dtype or not torch.equal(source, now):
+            self._source, self._made = now.clone(), {}
+        if name not in self._made:
+            with torch.no_grad():
+                self._made[name] = compute(now)
+        return self._made[name]
+
+    def __deepcopy__(self, memo: dict) -> "KeptFilters":
+        return KeptFilters()
+
+    def __reduce__(self) -> tuple:
+        return KeptFilters, ()
