@@ -38,7 +38,7 @@ class BookError(Exception):
 
 @dataclass(frozen=True)
 class Script:
-    """One npm package: name and version, npm's own integrity hash, and which of its files go where in the book."""
+    """One npm package: name and version, npm's integrity hash, and which files go where in the book."""
 
     package: str
     integrity: str
@@ -101,6 +101,14 @@ def fetch_scripts(cache: Path, vendor: Path) -> None:
     (vendor / "widgets" / "boot.js").write_bytes(boot)
 
 
+def _target(script: Script, inside: str) -> str | None:
+    """Where a file of the package goes in the book; None: it stays out."""
+    for start, to in script.take:
+        if inside == start or (start.endswith("/") and inside.startswith(start)):
+            return to + inside[len(start) :]
+    return None
+
+
 def _package(script: Script, cache: Path) -> Path:
     kept = cache / (re.sub(r"[^\w.]+", "-", script.package).strip("-") + ".tgz")
     if kept.is_file() and _integrity(kept) == script.integrity:
@@ -109,8 +117,8 @@ def _package(script: Script, cache: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise BookError(
-            f"the book needs {script.package} once, and npm, which fetches it, is not installed: install Node.js "
-            f"(Debian: apt install npm), or copy {kept.parent} from a machine that has built the book"
+            f"the book needs {script.package} once, and npm, which fetches it, is not installed: install "
+            f"Node.js (Debian: apt install npm), or copy {kept.parent} from a machine that has built the book"
         )
     made = subprocess.run(
         [npm, "pack", "--silent", "--ignore-scripts", script.package],
@@ -173,7 +181,10 @@ def build(root: Path, *, out: Path | None = None, check: bool = True) -> Path:
 
 
 def assemble(book: Path, pages: Sequence[Path], *, out: Path, cache: Path, check: bool = True) -> Path:
-    """Build the book from the folder `book` and executed lesson notebooks, without running anything. Returns the first page."""
+    """Build the book from the folder `book` and executed lesson notebooks; nothing is run.
+
+    Returns the first page. Raises `BookError` as `build` does.
+    """
     from coursekit.lesson import link_terms
 
     source, html = out / "source", out / "html"
@@ -205,7 +216,7 @@ def _jupyter_book(source: Path, out: Path) -> None:
     except ImportError:
         raise BookError("jupyter-book is not installed; install the extra: pip install '.[book]'") from None
     made = subprocess.run(
-        [sys.executable, "-c", call, "build", str(source), "--path-output", str(out), "-W", "--keep-going", "--all"],
+        [sys.executable, "-c", call, "build", str(source), "--path-output", str(out), "-W", "--keep-going"],
         capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
         env=os.environ | {"PYTHONUTF8": "1", "NO_COLOR": "1"},
     )  # fmt: skip
@@ -266,7 +277,7 @@ class _Page(HTMLParser):
 
 
 def check_pages(html: Path) -> list[str]:
-    """What is wrong with the built pages: dead links inside the book, pictures without alt text, loads from elsewhere."""
+    """What is wrong with the built pages: dead links, pictures without alt text, loads from elsewhere."""
     pages = {path: _Page(path.read_text(encoding="utf-8")) for path in sorted(html.rglob("*.html"))}
     pages = {path: page for path, page in pages.items() if "_static" not in path.relative_to(html).parts}
     faults: list[str] = []

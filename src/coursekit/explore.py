@@ -112,7 +112,9 @@ class Choice:
 
     @property
     def at(self) -> int:
-        return next((i for i, v in enumerate(self.values) if _same(self.value, v)), 0)
+        if self.value is None:
+            return 0
+        return next(i for i, v in enumerate(self.values) if _same(self.value, v))
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,8 @@ def _understand(draw: Callable[..., Drawn], controls: Mapping[str, Any]) -> dict
             control = Choice(control)
         if not isinstance(control, Slider | Choice | Toggle):
             raise TypeError(
-                f"explore: {name} is a {type(control).__name__}; want a Slider, a Choice, a Toggle or a list of options"
+                f"explore: {name} is a {type(control).__name__}; "
+                "want a Slider, a Choice, a Toggle or a list of options"
             )
         understood[name] = control
     return understood
@@ -274,8 +277,8 @@ def _picture(
             text = f"{alt.rstrip().rstrip('.')} ({_where(controls, at)})."
         if not isinstance(text, str) or not text.strip():
             raise ValueError(
-                "the figure has no alt text: return `fig, alt` from draw, or pass alt=…, saying what a reader who "
-                "cannot see the picture needs to know"
+                "the figure has no alt text: return `fig, alt` from draw, or pass alt=…, saying what a "
+                "reader who cannot see the picture needs to know"
             )
         store = io.BytesIO()
         figure.savefig(
@@ -468,8 +471,8 @@ def _frames(
             uris[uri] = len(uris)
         if size > max_mb * 1e6:
             raise ValueError(
-                f"explore: {len(index) + 1} of {total} frames ({counts}) already take {size / 1e6:.1f} MB of the page, more than "
-                f"max_mb={max_mb:g}: {advice}, draw a smaller figure, or raise max_mb"
+                f"explore: {len(index) + 1} of {total} frames ({counts}) already take {size / 1e6:.1f} MB "
+                f"of the page, more than max_mb={max_mb:g}: {advice}, draw a smaller figure, or raise max_mb"
             )
         index.append(uris[uri])
         alts.append(picture.alt)

@@ -106,8 +106,8 @@ def show(fig: Figure, alt: str, *, scale: float = 2.0) -> None:
 def _need_alt(alt: str) -> str:
     if not isinstance(alt, str) or not alt.strip():
         raise ValueError(
-            'show: the figure has no alt text; pass alt="…" that says in one or two sentences what a reader who cannot '
-            "see the picture needs to know"
+            'show: the figure has no alt text; pass alt="…" that says in one or two sentences what a '
+            "reader who cannot see the picture needs to know"
         )
     return " ".join(alt.split())
 
@@ -124,7 +124,7 @@ def _smaller(png: bytes) -> tuple[str, bytes]:
 
 
 def style() -> None:
-    """Set the course's matplotlib style for this session: fonts, palette, thin spines, white ground for dark pages as well."""
+    """Set the course's matplotlib style: fonts, palette, a white ground on dark pages too."""
     mpl.rcParams.update(
         {
             "figure.figsize": (6.4, 4.0),
@@ -207,7 +207,7 @@ def _label_axes(ax: Axes, um_per_px: float | None) -> None:
 
 
 def tissue(ax: Axes, image: Any, *, um_per_px: float | None = None, title: str = "", **imshow: Any) -> Any:
-    """Draw an image `(3, H, W)`, `(H, W, 3)` or `(H, W)` with axes in micrometres (pixels without `um_per_px`), y up."""
+    """Draw an image `(3, H, W)`, `(H, W, 3)` or `(H, W)` on axes in µm (pixels without `um_per_px`), y up."""
     _need_um(um_per_px)
     a = _image(image)
     if a.ndim == 2:
@@ -252,7 +252,7 @@ def scale_bar(
     else:
         label = f"{length_um:g} µm"
     bar = AnchoredSizeBar(
-        ax.transData, length_um / um_per_px, label, loc, pad=0.35, borderpad=0.5, sep=3, frameon=True, color="black",
+        ax.transData, length_um / um_per_px, label, loc, pad=0.35, borderpad=0.5, sep=3, color="black",
         size_vertical=abs(top - bottom) * 0.012,
     )  # fmt: skip
     bar.patch.set(facecolor="white", alpha=0.8, edgecolor="none", boxstyle="round,pad=0,rounding_size=0.2")
@@ -271,7 +271,7 @@ def _outline(ax: Axes, mask: np.ndarray, extent: Any, color: str, line: Any, wid
         padded, levels=[0.5], colors=[color], linewidths=width, linestyles=[line], extent=wide, origin="upper"
     )
     lines.set_path_effects(
-        [patheffects.Stroke(linewidth=width + 1.6, foreground="white"), patheffects.Normal()]
+        [patheffects.Stroke(linewidth=width + 1.2, foreground="white"), patheffects.Normal()]
     )
     ax.set(xlim=extent[:2], ylim=extent[2:])
 
@@ -299,7 +299,10 @@ def overlay(
     alpha: float = 0.25,
     title: str = "",
 ) -> None:
-    """Draw one mask `(H, W)` over an image: tinted, hatched and outlined, so that it reads without colour; `label` makes a legend."""
+    """Draw one mask `(H, W)` over an image: tinted, hatched and outlined, so that it reads without colour.
+
+    `label` adds a legend. Raises `ValueError` if image and mask differ in size.
+    """
     region = _plane(mask, "a mask").astype(bool)
     picture = _image(image)
     if picture.shape[:2] != region.shape:
@@ -341,7 +344,8 @@ def class_map(
         raise ValueError("class_map: the label map holds fractions; take argmax over the classes first")
     if a.size == 0 or a.min() < 0 or a.max() >= len(classes):
         raise ValueError(
-            f"class_map: labels run to {a.max() if a.size else 'nothing'}, but {len(classes)} classes are named"
+            f"class_map: labels run from {a.min() if a.size else None} to {a.max() if a.size else None}, "
+            f"but {len(classes)} classes are named"
         )
     hues = list(colors) if colors is not None else list(palette.values())
     if len(classes) - 1 > min(len(hues), len(_HATCHES)):
@@ -369,7 +373,7 @@ def class_map(
     ]
     for k, color in zip(range(1, len(classes)), hues, strict=False):
         _hatch(ax, a == k, extent, color, _HATCHES[k - 1])
-        _outline(ax, a == k, extent, color, _LINES[k - 1], width=1.2)
+        _outline(ax, a == k, extent, color, _LINES[k - 1], width=1.8)
         face = (*mpl.colors.to_rgb(color), strength)
         patches.append(
             Patch(
@@ -444,7 +448,8 @@ def arrows(
     a = _array(field).astype(float)
     if a.ndim != 3 or a.shape[0] != 2:
         raise ValueError(
-            f"arrows: want a vector field of shape (2, H, W), components (x right, y up), got {tuple(a.shape)}"
+            f"arrows: want a vector field of shape (2, H, W), components (x right, y up), "
+            f"got {tuple(a.shape)}"
         )
     h, w = a.shape[1:]
     every = step or max(1, round(max(h, w) / 24))
@@ -468,7 +473,10 @@ def image_row(
     bar: bool = True,
     **imshow: Any,
 ) -> tuple[Figure, list[Axes]]:
-    """Images side by side on shared axes; with `um_per_px` in micrometres and a scale bar on the last. Returns `(figure, axes)`."""
+    """Images side by side on shared axes; with `um_per_px` in micrometres and a scale bar on the last.
+
+    Returns `(figure, axes)`. Raises `ValueError` for no image or a different number of titles.
+    """
     if len(images) == 0:
         raise ValueError("image_row: no image given")
     if titles and len(titles) != len(images):

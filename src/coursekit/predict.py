@@ -11,6 +11,7 @@ from __future__ import annotations
 import html
 import math
 import os
+import zlib
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -54,14 +55,22 @@ class Prediction:
     ) -> None:
         self.question, self.options, self.kind, self.unit = question, list(options or []), kind, unit
         self._answer, self._because = answer, because
-        self._revealed = False
-        spec = {"question": question, "options": self.options, "kind": kind, "unit": unit}
-        self._widget = _Question(spec=spec)
+        self._committed: str | float | None = None
+        self._widget: _Question | None = None
 
     @property
     def committed(self) -> str | float | None:
         """The committed answer: an option, a number or a text; None before."""
-        return self._widget.committed
+        return self._committed if self._widget is None else self._widget.committed
+
+    def _ask(self) -> None:
+        # No widget is made for the book: its state would be stored in the page.
+        if os.environ.get("COURSEKIT_BOOK") == "1":
+            display({"text/html": self._static(), "text/plain": self.question}, raw=True)
+            return
+        spec = {"question": self.question, "options": self.options, "kind": self.kind, "unit": self.unit}
+        self._widget = _Question(spec=spec)
+        display(self._widget)
 
     def commit(self, value: str | float) -> None:
         """Commit from Python, as the button does; a commitment stays."""
@@ -69,7 +78,11 @@ class Prediction:
             raise ValueError(
                 f"predict: you have committed to {self._say(self.committed)} already; that stays"
             )
-        self._widget.committed = self._valid(value, "commit")
+        valid = self._valid(value, "commit")
+        if self._widget is None:
+            self._committed = valid
+        else:
+            self._widget.committed = valid
 
     def reveal(self, answer: Any = None, because: str = "") -> None:
         """Show the answer beside the commitment; before one is made, wait for it on the page (never in
@@ -84,13 +97,12 @@ class Prediction:
             raise ValueError("reveal: no answer given; pass it here or as predict(…, answer=…)")
         answer = self._valid(answer, "reveal")
         because = because or self._because
-        self._revealed = True
         if os.environ.get("COURSEKIT_BOOK") == "1":
             data = {"text/html": self._folded(answer, because), "text/plain": self._plain(answer, because)}
             display(data, raw=True)
             return
         box = _Reveal(markup=self._compared(answer, because))
-        if self.committed is None:
+        if self.committed is None and self._widget is not None:
             self._widget.observe(
                 lambda _: setattr(box, "markup", self._compared(answer, because)), names="committed"
             )
@@ -144,7 +156,8 @@ class Prediction:
             return "<p>Commit to an answer above first; what happened then appears here.</p>"
         # traitlets hand back an int where the page sent a whole number
         said = self._say(float(self.committed) if self.kind == "number" else self.committed)
-        rows = f"<dt>You said</dt><dd>{html.escape(said)}</dd><dt>It is</dt><dd>{html.escape(self._say(answer))}</dd>"
+        it_is = html.escape(self._say(answer))
+        rows = f"<dt>You said</dt><dd>{html.escape(said)}</dd><dt>It is</dt><dd>{it_is}</dd>"
         verdict = self._verdict(answer)
         tail = "".join(f"<p>{html.escape(t)}</p>" for t in (verdict, because) if t)
         return f"<dl>{rows}</dl>{tail}"
@@ -156,19 +169,21 @@ class Prediction:
         reason = f"<p>{html.escape(because)}</p>" if because else ""
         return (
             f"<style>{_CSS}</style>"
-            f'<details class="ck-predict ck-reveal"><summary>I have decided: show the answer to “{html.escape(self.question)}”</summary>'
+            f'<details class="ck-predict ck-reveal"><summary>I have decided: show the answer to '
+            f"“{html.escape(self.question)}”</summary>"
             f"<p><strong>{html.escape(self._say(answer))}</strong></p>{reason}</details>"
         )
 
     def _static(self) -> str:
-        mark = "ck" + format(abs(hash_text(self.question)), "x")
+        mark = f"ck{zlib.crc32(self.question.encode()):x}"
         if self.kind == "choice":
             field = "".join(
                 f'<label><input type="radio" name="{mark}"> <span>{html.escape(o)}</span></label>'
                 for o in self.options
             )
         elif self.kind == "number":
-            field = f'<label>Your number <input type="number" step="any"> <span>{html.escape(self.unit)}</span></label>'
+            unit = html.escape(self.unit)
+            field = f'<label>Your number <input type="number" step="any"> <span>{unit}</span></label>'
         else:
             field = '<label>In your words <textarea rows="2"></textarea></label>'
         return (
@@ -176,13 +191,6 @@ class Prediction:
             f"<legend>{html.escape(self.question)}</legend>{field}</fieldset>"
             "<p>Decide before you read on.</p></div>"
         )
-
-
-def hash_text(text: str) -> int:
-    """A number for a text that is the same in every process (Python's own `hash` is not)."""
-    import zlib
-
-    return zlib.crc32(text.encode())
 
 
 def predict(
@@ -215,8 +223,5 @@ def predict(
     prediction = Prediction(question.strip(), options, kind, unit, None, because)
     if answer is not None:
         prediction._answer = prediction._valid(answer, "predict")
-    if os.environ.get("COURSEKIT_BOOK") == "1":
-        display({"text/html": prediction._static(), "text/plain": question}, raw=True)
-    else:
-        display(prediction._widget)
+    prediction._ask()
     return prediction
