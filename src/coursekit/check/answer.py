@@ -12,7 +12,6 @@ import dis
 import inspect
 import linecache
 import os
-import re
 import sys
 import sysconfig
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 
-from .codec import CodecError, Ref, decode, encode, unwrap
+from .codec import CodecError, Ref, clean, decode, encode, unwrap
 from .guard import TimeUp, calm, spent, time_limit
 
 CallBack = Callable[[bytes], bytes]
@@ -33,7 +32,6 @@ _LIBRARY = tuple(
     }
     | {os.path.dirname(os.path.realpath(__file__)) + os.sep}
 )
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 class Responder:
@@ -126,10 +124,10 @@ class Responder:
         before = [
             (name, x, x.detach().clone() if isinstance(x, torch.Tensor) else x.copy()) for name, x in arrays
         ]
-        used, clock = 0.0, spent()
+        used, clock, sink = 0.0, spent(), None
         out = sys.stdout if self.room > 0 and not m.get("quiet") else None
         try:
-            with calm(int(m.get("seed", 0)), out, self.room):
+            with calm(int(m.get("seed", 0)), out, self.room) as sink:
                 clock = spent()
                 with time_limit(float(m.get("seconds", 1.5))):
                     if op == "gradient":
@@ -143,8 +141,9 @@ class Responder:
             return {"error": "slow", "seconds": float(m.get("seconds", 1.5)), "spent": clock()}
         except BaseException as error:  # whatever the student's code throws, SystemExit too, is an answer
             return _failure(error, self.objects[0]) | {"spent": clock()}
-        if out is not None:
-            self.room = min(self.room, 1200)
+        finally:
+            if out is not None and sink is not None:
+                self.room = sink.room
         changed = [name for name, x, old in before if not _same(x, old)]
         reply: dict[str, Any] = {"changed": changed, "spent": used}
         if op == "make" and not _is_plain(value):
@@ -313,7 +312,7 @@ def _failure(error: BaseException, answer: Any) -> dict[str, Any]:
         text = linecache.getline(code.co_filename, frame.tb_lineno).strip()
         where = {
             "line": frame.tb_lineno - code.co_firstlineno + 1,
-            "text": _clean(text, 160),
+            "text": clean(text, 160),
             "function": code.co_name,
         }
     if isinstance(error, NotImplementedError) and own and last is own[-1] and _raised_here(last):
@@ -323,15 +322,10 @@ def _failure(error: BaseException, answer: Any) -> dict[str, Any]:
         words = builtins.str(error)
     except Exception:
         words = ""
-    return {"error": "exception", "type": _clean(kind, 60), "message": _clean(words, 300), **where}
+    return {"error": "exception", "type": clean(kind, 60), "message": clean(words, 300), **where}
 
 
 def _raised_here(tb: TracebackType) -> bool:
     """Whether the frame itself says ``raise``: torch raises NotImplementedError too, for dtypes an operation lacks."""
     code = tb.tb_frame.f_code.co_code
     return 0 <= tb.tb_lasti < len(code) and dis.opname[code[tb.tb_lasti]] == "RAISE_VARARGS"
-
-
-def _clean(text: str, room: int) -> str:
-    text = " ".join(_ANSI.sub("", text).split())
-    return text if len(text) <= room else text[: room - 1] + "…"

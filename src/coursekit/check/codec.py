@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -364,3 +365,12 @@ def unwrap(data: bytes) -> tuple[dict[str, Any], bytes]:
 def plain(x: Any) -> Any:
     """Copy a value as the port would: encoded and decoded again."""
     return decode(encode({"value": x}))["value"]
+
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def clean(text: str, room: int) -> str:
+    """Text from an answer's side on one line of at most ``room`` characters, without colours and control characters."""
+    text = " ".join(_CONTROL.sub("", text[: 20 * room]).split())
+    return text if len(text) <= room else text[: room - 1] + "…"

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from .codec import Foreign, Ref, decode
+from .codec import Foreign, Ref, clean, decode
 from .compare import alike
 from .guard import calm, trusted
 from .port import Ask, Expected, Finding, InProcess, Outcome, Transport
@@ -203,33 +203,48 @@ class Exercise:
         with trusted(), calm(0, sys.stdout, 100_000):
             rehearsal = self.rehearse()
             ask = Ask(transport, expected=rehearsal.expected, free=self.free, seconds=self.seconds)
-            what = ask.describe()
-            finding: Finding | None
-            if not what.get("callable"):
-                finding, parts, first = _not_callable(what), self._nothing(), True
-            else:
+            try:
+                finding = self._unfit(ask.describe())
+            except Finding as found:
+                finding = found
+            parts, first = self._nothing(), True
+            if finding is None:
                 finding, parts, first = self._run(ask)
             verdict = self._verdict(finding, parts, first, ask, transport)
         object.__setattr__(verdict, "seconds", time.monotonic() - start)
         return verdict
 
+    def _unfit(self, what: dict[str, Any]) -> Finding | None:
+        kind = clean(str(what.get("type", "object")), 60)
+        if what.get("callable") is not True:
+            article = "an" if kind[:1].lower() in "aeiou" else "a"
+            return Finding(
+                f"This is {article} {kind}, not a function. Hand over the function itself, without parentheses and "
+                "arguments.",
+                "not callable",
+            )
+        if isinstance(self.reference, type) and what.get("module") and not what.get("class"):
+            message = f"This is an object of the class {kind}. Hand over the class itself, not yet called."
+            return Finding(message, "not callable")
+        return None
+
     def _nothing(self) -> list[tuple[str, float, float]]:
         return [(c.what, 0.0, c.points) for c in self.checks if isinstance(c, Worth)]
 
     def _run(self, ask: Ask) -> tuple[Finding | None, list[tuple[str, float, float]], bool]:
-        """Run the checks: the first finding, the parts earned, and whether it came with the very first request."""
+        """Run the checks: the first finding, the parts earned, and whether nothing had been returned before."""
         gates = [c for c in self.checks if not isinstance(c, Worth)]
         shares = [c for c in self.checks if isinstance(c, Worth)]
         for gate in gates:
             finding = _attempt(gate, ask)
             if finding is not None:
-                return finding, self._nothing(), len(ask.log) <= 1
+                return finding, self._nothing(), _nothing_yet(ask)
         first: Finding | None = None
         parts, alone, over = [], False, False
         for share in shares:
             found = Finding("", "slow") if over else _attempt(share, ask)
             if found is not None and first is None:
-                first, alone = found, len(ask.log) <= 1
+                first, alone = found, _nothing_yet(ask)
             over = over or (found is not None and found.kind in ("slow", "not attempted", "gone"))
             parts.append((share.what, 0.0 if found else share.points, share.points))
         return first, parts, alone
@@ -253,7 +268,11 @@ class Exercise:
             return make("wrong", f"Your code still leaves this case unwritten.{shown}", earned, "unwritten")
         if f.kind in ("slow", "not callable", "malformed", "gone"):
             return make("wrong", f.message, earned, f.kind)
-        known = self.diagnose(transport, ask)
+        try:
+            known = self.diagnose(transport)
+            wavers = known is None and f.kind == "property" and f.id is None and self._wavers(transport, ask)
+        except Finding:  # what came back could not be read
+            known, wavers = None, False
         if known is not None:
             message = (
                 f"{f.message} A likely reason: {known.message}" if f.kind == "exception" else known.message
@@ -265,12 +284,14 @@ class Exercise:
             if not message:
                 raise ExerciseError(f"exercise {self.name}: wrong(id={f.id!r}) names no misconception")
             return make("wrong", message, earned, "misconception", f.id)
-        if f.kind == "property" and "random" not in self.free and self._wavers(transport, ask):
+        if wavers and "random" not in self.free:
             message = (
                 "Called again with the same input, your function gives another result. It must not depend on random "
                 f"numbers or on what it keeps from earlier calls. ({ask.log[-1].shown})"
             )
             return make("wrong", message, earned, "random")
+        if f.kind == "property" and ask.log and ask.log[-1].shown:
+            message = f"{message} ({ask.log[-1].shown})"
         return make("wrong", message, earned, f.kind)
 
     # -- rehearsal and diagnosis ---------------------------------------------------------------------------------------
@@ -296,14 +317,14 @@ class Exercise:
             self._memory["rehearsal"] = Rehearsal(ask.log, expected)
         return self._memory["rehearsal"]
 
-    def diagnose(self, transport: Transport, ask: Ask | None = None) -> Misconception | None:
+    def diagnose(self, transport: Transport) -> Misconception | None:
         """The misconception whose behaviour this answer shows on every input of the checks, or None."""
         log = self.rehearse().log
         candidates = [(m, self._replies(m)) for m in self.misconceptions]
         candidates = [
             (m, r) for m, r in candidates if any(not alike(a, o.reply) for a, o in zip(r, log, strict=True))
         ]
-        replay = Replay(transport, max(ask._left, 0.3) if ask is not None else self.seconds)
+        replay = Replay(transport, 0.5)
         for i, outcome in enumerate(log):
             if not candidates:
                 return None
@@ -379,10 +400,6 @@ def _attempt(check: Check, ask: Ask) -> Finding | None:
     return None
 
 
-def _not_callable(what: dict[str, Any]) -> Finding:
-    kind = str(what.get("type", "object"))
-    article = "an" if kind[:1].lower() in "aeiou" else "a"
-    return Finding(
-        f"This is {article} {kind}, not a function. Hand over the function itself, without parentheses and arguments.",
-        "not callable",
-    )
+def _nothing_yet(ask: Ask) -> bool:
+    """Whether no call before the last one returned anything (making an object is not yet an answer)."""
+    return not any(o.op in ("call", "gradient") and "error" not in o.reply for o in ask.log[:-1])

@@ -36,14 +36,14 @@ class _Sink:
     errors = "replace"
 
     def __init__(self, out: Any, room: int):
-        self._out, self._room = out, room
+        self._out, self.room = out, room
 
     def write(self, text: str) -> int:
-        if self._room > 0 and self._out is not None:
-            kept = str(text)[: self._room]
-            self._room -= len(kept)
+        if self.room > 0 and self._out is not None:
+            kept = str(text)[: self.room]
+            self.room -= len(kept)
             self._out.write(kept)
-            if self._room <= 0:
+            if self.room <= 0:
                 self._out.write("\n[more output was left out]\n")
         return len(text)
 
@@ -63,7 +63,7 @@ class _Sink:
 
 
 @contextmanager
-def calm(seed: int = 0, out: Any = None, room: int = 4000) -> Iterator[None]:
+def calm(seed: int = 0, out: Any = None, room: int = 4000) -> Iterator[_Sink]:
     """Run code under known settings and put back what was found.
 
     Random generators of torch, numpy and Python start at ``seed``; default dtype float32; default device cpu; gradients
@@ -94,7 +94,7 @@ def calm(seed: int = 0, out: Any = None, room: int = 4000) -> Iterator[None]:
             np.random.seed(seed % 2**32)  # noqa: NPY002
             random.seed(seed)
             sys.stdout = sys.stderr = sink  # type: ignore[assignment]
-            yield
+            yield sink
     finally:
         sys.stdout, sys.stderr = stdout, stderr
         if torch.get_default_device() != device:

@@ -50,6 +50,11 @@ class PipeTransport:
             self._broken = {"error": "gone", "message": str(error)[:200]}
         return encode(self._broken)
 
+    def close(self) -> None:
+        """Close both pipes; `serve` then returns."""
+        for fd in (self._reader, self._writer):
+            os.close(fd)
+
 
 def serve(answer: Any, reader: int, writer: int) -> None:
     """Answer requests from one pipe on another until the first is closed."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from .answer import Responder
-from .codec import CodecError, Elsewhere, Foreign, Ref, decode, encode, wrap
+from .codec import CodecError, Elsewhere, Foreign, Ref, clean, decode, encode, wrap
 from .compare import as_numpy
 
 CallBack = Callable[[bytes], bytes]
@@ -58,6 +58,7 @@ class Outcome:
     reply: dict[str, Any]
     functions: tuple[Callable[..., Any], ...] = ()
     shown: str = ""
+    op: str = ""
 
 
 @dataclass
@@ -109,7 +110,10 @@ class Ask:
 
     def describe(self) -> dict[str, Any]:
         """Type, name and kind of the answer, as its side reports them."""
-        return self._send({"op": "describe", "target": 0}, log=False)["value"]
+        reply = self._root._checked(self._send({"op": "describe", "target": 0}, log=False))
+        if not isinstance(reply.get("value"), dict):
+            raise Finding("What your answer sent cannot be read.", "malformed")
+        return reply["value"]
 
     # -- one request -------------------------------------------------------------------------------------------------
 
@@ -127,12 +131,18 @@ class Ask:
         # The key is made of what is asked; the time that is left and the seed are no part of it.
         request = encode(message, refer=refer)
         outcome = Outcome(
-            request, hashlib.sha256(request).hexdigest(), {}, tuple(functions), describe_call(message)
+            request, hashlib.sha256(request).hexdigest(), {}, tuple(functions), op=message["op"]
         )
+        outcome.shown = describe_call(message, self._names(message))
         outcome.reply = self._resend(outcome)
         if log:
             self.log.append(outcome)
         return outcome.reply
+
+    def _names(self, message: dict[str, Any]) -> list[str]:
+        if self._expected is None or message.get("target") != 0 or message.get("method") is not None:
+            return []
+        return self._expected.signature.strip("()").split(", ")
 
     def _resend(self, outcome: Outcome) -> dict[str, Any]:
         """Put a recorded request to this answer, under this port's seed and what is left of its time."""
@@ -144,6 +154,8 @@ class Ask:
             reply = decode(raw)
         except CodecError as error:
             raise Finding(f"What your answer sent cannot be read: {error}.", "malformed") from error
+        if "error" in reply:  # words from the answer's side: short, on one line
+            reply = {k: clean(v, 300) if isinstance(v, str) else v for k, v in reply.items()}
         if isinstance(reply.get("spent"), float):
             self._left -= min(max(reply["spent"], 0.0), self._seconds)
         return reply
@@ -517,13 +529,14 @@ def _refuse_nan(x: Any, like: Any, shown: str, part: str) -> None:
         )
 
 
-def describe_call(message: dict[str, Any]) -> str:
-    """What an answer was asked with, in a few words: ``asked with float64 (1, 2, 5, 7), 3``."""
+def describe_call(message: dict[str, Any], names: Sequence[str] = ()) -> str:
+    """What an answer was asked with, in a few words: ``asked with x: float64 (1, 2, 5, 7), r: 3``."""
     if message["op"] not in ("call", "make", "gradient"):
         return ""
-    parts = [describe_value(v) for v in message.get("args", ())]
-    parts += [f"{k}={describe_value(v)}" for k, v in message.get("kwargs", {}).items()]
-    method = f".{message['method']}" if message.get("method") else ""
+    args = [describe_value(v) for v in message.get("args", ())]
+    parts = [f"{names[i]}: {v}" if i < len(names) and names[i] else v for i, v in enumerate(args)]
+    parts += [f"{k}: {describe_value(v)}" for k, v in message.get("kwargs", {}).items()]
+    method = f" .{message['method']}" if message.get("method") else ""
     return f"asked{method} with {', '.join(parts)}" if parts else f"asked{method} without arguments"
 
 
