@@ -11,7 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-PERIOD = 128  # lattice cells after which noise and point pattern repeat
+PERIOD = 128  # lattice cells after which the point pattern repeats
+WAVES = 64  # lattice cells after which noise repeats: a channel's table fits a processor's cache
 FINE = 4  # table samples per lattice cell
 CHANNELS = 4
 
@@ -55,8 +56,8 @@ def attributes(h):
 
 @lru_cache(maxsize=1)
 def _tables():
-    """Noise as a (CHANNELS, S + 1, S + 1) float32 array, S = PERIOD * FINE, zero mean, unit variance, wrapped by one sample."""
-    n = PERIOD
+    """Noise as a (CHANNELS, S + 1, S + 1) float32 array, S = WAVES * FINE, zero mean, unit variance, wrapped by one sample."""
+    n = WAVES
     i, j = np.meshgrid(np.arange(n), np.arange(n), indexing="ij")
     out = []
     for c in range(CHANNELS):
@@ -94,7 +95,7 @@ def sample(xy, scale, offsets, first=0, count=CHANNELS):
     Returns:
         float32 (count, ...), zero mean and unit variance over the plane.
     """
-    t = torch.add(offsets * (1.0 / PERIOD) + 1048576.0, xy, alpha=scale / PERIOD)
+    t = torch.add(offsets * (1.0 / WAVES) + 1048576.0, xy, alpha=scale / WAVES)
     grid = t.frac_().to(torch.float32).mul_(2.0).sub_(1.0)  # whole periods leave in float64, before precision does
     table = _table(xy.device, first, count)
     out = F.grid_sample(table, grid.reshape(1, 1, -1, 2), mode="bilinear", padding_mode="border", align_corners=True)

@@ -6,9 +6,11 @@ on it. Positions are float64 µm in the scene's noise frame (the slide turned by
 
 import math
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from .noise import PERIOD, attributes, hash_lattice, sample, scattered
 from .tissue import MATERIAL, MATERIALS, NUCLEI, NUCLEUS, Glands, Kind
@@ -96,25 +98,33 @@ def fibre_angle(scene, item, xy, step=0.5):
     return np.arctan2(across[1] - across[0], across[2] - across[3])
 
 
-def voronoi_edge(xy, spacing):
-    """Distance in µm to the nearest border between the cells of scattered points: float32 (N,), for xy float64 (N, 2)."""
-    pattern = torch.from_numpy(scattered()).float().to(xy.device).reshape(-1, 2)
-    q = xy * (1.0 / spacing)
-    cell = q.floor()
-    rel = (q - cell).float()
-    i, j = (cell.long() % PERIOD).unbind(-1)
-    x, y = [], []
+@lru_cache(maxsize=1)
+def _border_table():
+    """Distance to the nearest border between the cells of 16 x 16 scattered points, in cells: float32 (1, 1, 1025, 1025)."""
+    n, fine = 16, 64
+    points = scattered()[:n, :n]
+    t = np.arange(n * fine) / fine
+    cell = np.floor(t).astype(np.int64)
+    px, py = [], []
     for di in (-1, 0, 1):
         for dj in (-1, 0, 1):
-            o = pattern[(i + di) % PERIOD * PERIOD + (j + dj) % PERIOD]
-            x.append(o[:, 0] + di - rel[:, 0])
-            y.append(o[:, 1] + dj - rel[:, 1])
-    px, py = torch.stack(x), torch.stack(y)  # (9, N): offsets to the nine candidates
-    r = px * px + py * py
-    nearest = r.argmin(0, keepdim=True)
-    gap = ((px - px.gather(0, nearest)) ** 2 + (py - py.gather(0, nearest)) ** 2).sqrt().clamp_(min=1e-6)
-    border = (r - r.gather(0, nearest)) / (2 * gap)
-    return border.scatter_(0, nearest, 9.0).amin(0) * spacing
+            p = points[((cell + di) % n)[:, None], ((cell + dj) % n)[None, :]]
+            px.append(p[..., 0] + (cell + di - t)[:, None])
+            py.append(p[..., 1] + (cell + dj - t)[None, :])
+    dx, dy = np.stack(px), np.stack(py)
+    r = dx * dx + dy * dy
+    nearest = r.argmin(0)[None]
+    x0, y0, r0 = (np.take_along_axis(v, nearest, 0) for v in (dx, dy, r))
+    gap = np.sqrt((dx - x0) ** 2 + (dy - y0) ** 2)
+    border = np.where(gap > 0, (r - r0) / (2 * np.maximum(gap, 1e-9)), 9.0).min(0)
+    return torch.from_numpy(np.pad(border, (0, 1), mode="wrap").T.astype(np.float32).copy())[None, None]
+
+
+def voronoi_edge(xy, spacing):
+    """Distance in µm to the nearest border between cells about `spacing` µm wide: float32 (N,), for xy float64 (N, 2)."""
+    t = torch.mul(xy, 1.0 / (16 * spacing)).add_(1048576.0).frac_().to(torch.float32).mul_(2.0).sub_(1.0)
+    table = _border_table().to(xy.device)
+    return F.grid_sample(table, t.view(1, 1, -1, 2), padding_mode="border", align_corners=True).view(-1) * spacing
 
 
 FAT_CELL = 62.0  # µm
@@ -139,19 +149,23 @@ def opening(spec: Glands, depth, thickness, n, xy, offsets):
 
 def lattice_points(scene, spacing, margin):
     """Scattered points `spacing` µm apart that lie within `margin` µm of a grid: item, i, j (N,) int64 and xy (N, 2)."""
-    pattern, (height, width), found = scattered(), scene.size, []
-    for b in range(len(scene.grids)):
-        a, c, mpp = scene.matrix[b], scene.center[b], scene.mpp[b]
-        half = np.array([width * mpp / 2 + margin, height * mpp / 2 + margin])
-        span = np.abs(a) @ half
-        lo, hi = np.floor((c - span) / spacing).astype(np.int64), np.floor((c + span) / spacing).astype(np.int64)
-        i, j = np.arange(lo[0], hi[0] + 1), np.arange(lo[1], hi[1] + 1)
-        xy = pattern[(i % PERIOD)[:, None], (j % PERIOD)[None]]
-        xy = np.stack([(xy[..., 0] + i[:, None]) * spacing, (xy[..., 1] + j[None]) * spacing], -1)
-        near = (np.abs((xy - c) @ a) <= half).all(-1)  # the matrix is orthogonal: (xy - c) @ a is its inverse applied
-        ii, jj = np.nonzero(near)
-        found.append((np.full(len(ii), b), i[ii], j[jj], xy[near]))
-    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+    pattern, (height, width) = scattered(), scene.size
+    half_x, half_y = width * scene.mpp / 2 + margin, height * scene.mpp / 2 + margin
+    a, c = scene.matrix, scene.center
+    span = np.abs(a) @ np.stack([half_x, half_y], -1)[:, :, None]
+    lo = np.floor((c - span[..., 0]) / spacing).astype(np.int64)
+    hi = np.floor((c + span[..., 0]) / spacing).astype(np.int64)
+    count = (hi - lo).max(0) + 1
+    i = lo[:, 0, None, None] + np.arange(count[0])[None, :, None]
+    j = lo[:, 1, None, None] + np.arange(count[1])[None, None, :]
+    place = pattern[i % PERIOD, j % PERIOD]
+    x, y = (place[..., 0] + i) * spacing, (place[..., 1] + j) * spacing
+    dx, dy = x - c[:, 0, None, None], y - c[:, 1, None, None]
+    b = a[:, :, :, None, None]  # orthogonal: its transpose takes the noise frame back to the screen
+    near = np.abs(b[:, 0, 0] * dx + b[:, 1, 0] * dy) <= half_x[:, None, None]
+    near &= np.abs(b[:, 0, 1] * dx + b[:, 1, 1] * dy) <= half_y[:, None, None]
+    item, ii, jj = np.nonzero(near)
+    return item, lo[item, 0] + ii, lo[item, 1] + jj, np.stack([x[near], y[near]], -1)
 
 
 def _key(item, i, j):
@@ -161,7 +175,7 @@ def _key(item, i, j):
 class GlandSet:
     """The glands of one sort near a scene's grids: arrays with one entry a gland, in a fixed order."""
 
-    def __init__(self, scene, spec: Glands, salt, margin):
+    def __init__(self, scene, spec: Glands, salt, margin, others=()):
         self.spec = spec
         reach = spec.radius[1] * (1 + 2.0 * spec.rough) * math.sqrt(spec.stretch[1])
         item, i, j, xy = lattice_points(scene, spec.spacing, reach + margin)
@@ -177,6 +191,12 @@ class GlandSet:
             rim, _ = self.wall_point(which, np.tile(np.arange(8) * (math.pi / 4), len(self)), -2.0)
             ok = material_at(scene, self.item[which], rim) == MATERIAL[spec.inside]
             self._select(ok.reshape(-1, 8).all(1))
+        for other in others:  # and outside the glands that were there before it
+            if len(self) and other.spec.inside == spec.inside:
+                which = np.repeat(np.arange(len(self)), 8)
+                rim, _ = self.wall_point(which, np.tile(np.arange(8) * (math.pi / 4), len(self)), -4.0)
+                hit = other.covers(self.item[which], rim, 0.0) | other.covers(self.item[which], self.xy[which], 0.0)
+                self._select(~hit.reshape(-1, 8).any(1))
 
     def _shape(self, h):
         spec = self.spec

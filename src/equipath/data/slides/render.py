@@ -216,7 +216,9 @@ def _points(scene, chunk, device):
 def render_scene(scene: Scene, device):
     """Render a scene: image (B, 3, H, W), tissue, nuclei, tumour and artefact (B, H, W)."""
     batch, (height, width) = len(scene.grids), scene.size
-    sets = [GlandSet(scene, spec, 10 + g, 46.0) for g, spec in enumerate(scene.kind.glands)]
+    sets: list[GlandSet] = []
+    for g, spec in enumerate(scene.kind.glands):  # the first are asked for farther out, since later ones keep clear of them
+        sets.append(GlandSet(scene, spec, 10 + g, 46.0 + 50.0 * (len(scene.kind.glands) - 1 - g), sets))
     glands = None
     if any(len(s) for s in sets):
         glands = [t.view(batch, height, width) for t in _gland_maps(scene, sets, device)]
