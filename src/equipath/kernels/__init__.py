@@ -1,1 +1,1 @@
-"""Where filters come from: pure functions from parameters to filter taps, and how a filter bank is applied."""
+"""Where filters come from: pure functions from parameters to taps, and how a filter bank is applied."""

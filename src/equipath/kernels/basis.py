@@ -1,0 +1,209 @@
+"""How a layer whose filters are mixtures of a few fixed spatial filters is applied, and what each way costs.
+
+Ring (SRE), steerable and Hermite layers all compute ``out[o] = Σ_c Σ_n weight[o, c, n] · (basis[n] ⋆ x[c])``.
+Two evaluations of that sum give the same numbers:
+
+* **expand**: mix the basis into dense filters first, then one ordinary convolution;
+* **factor**: filter every channel by every basis filter, each cropped to its own support, then mix the
+  channels with a 1x1 convolution.
+
+Expanding multiplies ``O·C·k²`` numbers a pixel, factoring ``C·Σ k_n² + O·C·n``: for large kernels with few
+basis filters the second is several times cheaper. ``cost`` predicts both from the shape.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.grad import conv2d_weight
+
+from equipath.kernels.rates import rates
+
+EVALUATIONS = ("auto", "expand", "factor")
+
+
+def crop_filters(basis: Tensor) -> list[Tensor]:
+    """Each filter of a bank (n, k, k), k odd, cut to the smallest centred odd square with all its taps."""
+    if basis.dim() != 3 or basis.shape[1] != basis.shape[2] or basis.shape[1] % 2 == 0:
+        raise ValueError(f"a filter bank is (n, k, k) with odd k; got {tuple(basis.shape)}")
+    half = basis.shape[1] // 2
+    cropped = []
+    for taps in basis:
+        rows, columns = torch.nonzero(taps, as_tuple=True)
+        reach = int(torch.cat([(rows - half).abs(), (columns - half).abs()]).max()) if len(rows) else 0
+        cropped.append(taps[half - reach : half + reach + 1, half - reach : half + reach + 1].contiguous())
+    return cropped
+
+
+def expand_filters(weight: Tensor, basis: Tensor) -> Tensor:
+    """Dense filters (O, C, k, k) from mixing weights (O, C, n) and a filter bank (n, k, k)."""
+    return torch.einsum("ocn,nyx->ocyx", weight, basis)
+
+
+def cost(
+    shape: Sequence[int],
+    out_channels: int,
+    supports: Sequence[int],
+    kernel_size: int,
+    groups: int,
+    device: str,
+) -> dict[str, float]:
+    """Predicted milliseconds of one forward pass of both evaluations, by name.
+
+    Args:
+        shape: (B, C, H, W) of the input; the output is taken to have the same H and W.
+        supports: side of each cropped basis filter, in pixels.
+        kernel_size: side of the dense filter.
+        groups: of the convolution; factored evaluation exists for ``groups == 1`` only.
+        device: "cpu", "cuda", …: sets the rates, see ``kernels/rates.py``.
+    """
+    batch, channels, height, width = shape
+    pixels = batch * height * width
+    speed = rates(device)
+    # oneDNN and cuDNN work in blocks of 16 channels: a 3-channel input costs like 16.
+    full = -(-channels // groups // 16) * 16 * (-(-out_channels // 16) * 16)
+    expand = speed.call + pixels * full * kernel_size**2 / speed.dense
+    if groups != 1:
+        return {"expand": expand, "factor": float("inf")}
+    n = len(supports)
+    # 3: reading and writing the planes costs like three taps more
+    depthwise = sum(speed.call + pixels * channels * (k * k + 3) / speed.depthwise for k in supports if k > 1)
+    gather = speed.call + 2 * pixels * channels * n / speed.memory
+    mix = speed.call + pixels * out_channels * -(-channels * n // 16) * 16 / speed.dense
+    return {"expand": expand, "factor": depthwise + gather + mix}
+
+
+def choose(
+    x: Tensor,
+    out_channels: int,
+    supports: Sequence[int],
+    kernel_size: int,
+    stride: int,
+    dilation: int,
+    groups: int,
+) -> str:
+    """The cheaper evaluation for this input; strided and dilated layers are expanded."""
+    if stride != 1 or dilation != 1 or groups != 1:
+        return "expand"
+    if x.device.type == "cpu" and x.dtype == torch.float64:
+        return "expand"  # oneDNN has no float64: depthwise convolutions fall back to loops
+    prices = cost(x.shape, out_channels, supports, kernel_size, groups, x.device.type)
+    return min(prices, key=prices.__getitem__)
+
+
+def factored_conv2d(x: Tensor, weight: Tensor, filters: Sequence[Tensor], padding: int = 0) -> Tensor:
+    """Filter by the basis, then mix: (B, C, H, W) to (B, O, H', W'), stride 1, zero padding.
+
+    Args:
+        weight: mixing weights (O, C, n); gradients flow to it and to ``x``, not to the filters.
+        filters: n cropped filters (k_n, k_n); the largest, k, sets the size: ``H' = H + 2·padding - k + 1``.
+        padding: zeros at each side.
+
+    The responses to the basis are n times as large as the input. They are computed again in the backward
+    pass instead of being kept: one more round of cheap depthwise filters for a fraction of the memory.
+    """
+    out: Tensor = _Factored.apply(x, weight, padding, *filters)
+    return out
+
+
+def _responses(x: Tensor, filters: Sequence[Tensor], padding: int) -> Tensor:
+    """(B, n·C, H', W'): every channel filtered by every basis filter, filter by filter."""
+    largest = max(f.shape[-1] for f in filters)
+    return torch.cat([_depthwise(x, f, padding - (largest - f.shape[-1]) // 2) for f in filters], 1)
+
+
+def _depthwise(x: Tensor, taps: Tensor, padding: int) -> Tensor:
+    if padding < 0:  # a small filter in a valid convolution: the frame it cannot need is cut off first
+        x, padding = x[..., -padding:padding, -padding:padding], 0
+    channels, side = x.shape[1], taps.shape[-1]
+    if side == 1:
+        x = F.pad(x, (padding,) * 4) if padding else x
+        return x * taps.to(x.dtype)
+    return F.conv2d(x, taps.to(x.dtype).expand(channels, 1, side, side), padding=padding, groups=channels)
+
+
+def _as_pointwise(weight: Tensor) -> Tensor:
+    """Mixing weights (O, C, n) as a 1x1 convolution over the n·C responses."""
+    return weight.transpose(1, 2).flatten(1)[:, :, None, None]
+
+
+class _Factored(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, padding, *filters):  # type: ignore[no-untyped-def]
+        ctx.padding = padding
+        ctx.save_for_backward(
+            x, weight, *filters
+        )  # x itself: a copy would be cut off from second derivatives
+        # Depthwise and 1x1 convolutions are several times faster with channels innermost.
+        x = x.contiguous(memory_format=torch.channels_last)
+        return F.conv2d(_responses(x, filters, padding), _as_pointwise(weight))
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        # Differentiable operations only, so that a second derivative needs no code of its own.
+        x, weight, *filters = ctx.saved_tensors
+        padding, channels = ctx.padding, x.shape[1]
+        x = x.contiguous(memory_format=torch.channels_last)
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[1]:
+            responses = _responses(x, filters, padding)
+            flat = conv2d_weight(responses, (weight.shape[0], responses.shape[1], 1, 1), grad)
+            grad_weight = flat.reshape(weight.shape[0], len(filters), channels).transpose(1, 2)
+        if ctx.needs_input_grad[0]:
+            mixed = F.conv2d(grad, _as_pointwise(weight).transpose(0, 1))
+            largest = max(f.shape[-1] for f in filters)
+            for k, taps in enumerate(filters):
+                part = mixed[:, k * channels : (k + 1) * channels]
+                # The adjoint of filtering with padding p is filtering by the turned filter with k - 1 - p.
+                side = taps.shape[-1]
+                part = _depthwise(part, taps.flip(-2, -1), side - 1 - padding + (largest - side) // 2)
+                grad_x = part if grad_x is None else grad_x + part
+        return grad_x, grad_weight, None, *[None] * len(filters)
+
+
+def basis_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    basis: Tensor,
+    filters: Sequence[Tensor],
+    bias: Tensor | None = None,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
+    how: str = "auto",
+) -> Tensor:
+    """Convolve with the mixtures ``Σ_n weight[o, c, n] basis[n]``: (B, C, H, W) to (B, O, H', W').
+
+    Args:
+        weight: (O, C / groups, n).
+        basis: fixed filters (n, k, k), k odd, ``filters`` the same ones from ``crop_filters``.
+        how: "expand", "factor" or "auto" (the cheaper one by ``cost``). Both give the same numbers up to
+            rounding.
+
+    Raises:
+        ValueError: if a factored evaluation is asked for with a stride, a dilation or groups.
+    """
+    if how not in EVALUATIONS:
+        raise ValueError(f"how is {how!r}; the choices are {', '.join(map(repr, EVALUATIONS))}")
+    side = basis.shape[-1]
+    if how == "auto":
+        how = choose(x, weight.shape[0], [f.shape[-1] for f in filters], side, stride, dilation, groups)
+    elif how == "factor" and (stride, dilation, groups) != (1, 1, 1):
+        raise ValueError(
+            "a strided, dilated or grouped layer can only be expanded: use how='expand' or how='auto'"
+        )
+    if how == "expand":
+        dense = expand_filters(weight, basis.to(weight.dtype))
+        return F.conv2d(x, dense, bias, stride, padding, dilation, groups)
+    if torch.is_autocast_enabled(x.device.type):
+        # autocast casts the operands of convolutions only; an autograd function is handed them as they are
+        low = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(low), weight.to(low)
+        bias = None if bias is None else bias.to(low)
+    if max(f.shape[-1] for f in filters) < side:
+        padding -= (side - max(f.shape[-1] for f in filters)) // 2
+    out = factored_conv2d(x, weight, filters, padding)
+    return out if bias is None else out + bias[:, None, None]
