@@ -38,7 +38,7 @@ FLOORS = {
     "viz": 5,
     "exercises": 6,
     "cli": 6,
-    "__main__": 6,
+    "__main__": 7,
 }
 TOP_LEVEL = {
     *("course", "book", "data_scripts", "tests", "src", ".ci", ".gitignore"),
@@ -70,7 +70,7 @@ def imports(path: Path, top_only: bool = False) -> list[tuple[int, str]]:
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = list(package[: -node.level]) if node.level else []
+            base = list(package[: -node.level] or ("tests",)) if node.level else []
             name = ".".join([*base, node.module] if node.module else base)
             found += [(node.lineno, f"{name}.{alias.name}") for alias in node.names]
     return found
