@@ -62,6 +62,7 @@ _reshape, _numpy, _resolve_conj, _resolve_neg = (
     torch.Tensor.resolve_conj,
     torch.Tensor.resolve_neg,
 )
+_as_strided = torch.Tensor.as_strided
 _frombuffer, _numel, _NoSubclass = torch.frombuffer, torch.Tensor.numel, torch._C.DisableTorchFunctionSubclass
 
 
@@ -175,7 +176,9 @@ class _Writer:
             nbytes = _numel(x) * _ITEMSIZE[name]
             self._room(nbytes)
             x = _cpu_contiguous(_resolve_neg(_resolve_conj(x)))
-            raw = _numpy(_view(_reshape(x, (-1,)), torch.uint8)).tobytes() if nbytes else b""
+            # A contiguous tensor of one element may have any stride, which `view` refuses: say the stride.
+            flat = _as_strided(x, (_numel(x),), (1,))
+            raw = _numpy(_view(flat, torch.uint8)).tobytes() if nbytes else b""
         return self._add("torch", name, shape, raw)
 
     def _numpy(self, x: Any) -> Any:
