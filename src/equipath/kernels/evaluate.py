@@ -7,7 +7,7 @@ a layer give the same numbers, so the choice is never seen in a result; ``prefer
 benchmarks.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ class Work:
 
     Attributes:
         products: multiply-adds inside dense convolutions or matrix products.
+        depthwise: multiply-adds inside depthwise convolutions, one filter a channel.
         gathered: numbers written by irregular copies and read back, such as shifted copies of a field.
         copied: numbers written by permuting or transforming *filters* (small beside the field, contiguous).
         calls: library calls, for layers so small that starting them is what costs.
@@ -31,6 +32,7 @@ class Work:
     gathered: float = 0.0
     copied: float = 0.0
     calls: float = 1.0
+    depthwise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,12 @@ class Prices:
     gathered: float = 270.0
     copied: float = 60.0
     call: float = 2e5
+    depthwise: float = 2.8
 
 
 # Fitted on x86 cores with AVX2 and AVX-512, one and two threads, float32. Accelerators have far more
 # arithmetic for every byte of bandwidth and pay more for a call.
-PRICES = {"cpu": Prices(), "cuda": Prices(gathered=4000.0, copied=1000.0, call=2e7)}
+PRICES = {"cpu": Prices(), "cuda": Prices(gathered=4000.0, copied=1000.0, call=2e7, depthwise=40.0)}
 
 _preferred: ContextVar[str | None] = ContextVar("preferred", default=None)
 
@@ -54,12 +57,17 @@ def price(work: Work, device: torch.device | str = "cpu") -> float:
     """The price of some work on a device; only ratios of prices mean anything."""
     p = PRICES.get(torch.device(device).type, PRICES["cuda"])
     return (
-        p.product * work.products + p.gathered * work.gathered + p.copied * work.copied + p.call * work.calls
+        p.product * work.products
+        + p.depthwise * work.depthwise
+        + p.gathered * work.gathered
+        + p.copied * work.copied
+        + p.call * work.calls
     )
 
 
 def cheapest(works: Mapping[str, Work], like: Tensor) -> str:
-    """The name of the cheapest evaluation on the device of ``like``, or the preferred one if it is offered."""
+    """The name of the cheapest evaluation on the device of ``like``, or the preferred one if it is
+    offered."""
     preferred = _preferred.get()
     if preferred in works:
         return str(preferred)
@@ -71,7 +79,7 @@ def prefer(name: str | None) -> Iterator[None]:
     """Within the block, layers that offer an evaluation called ``name`` use it whatever it costs.
 
     Names in use: "expand" (one dense convolution), "fourier" (p4 and p4m, through the group's Fourier
-    transform). Families of layers add theirs.
+    transform), "factor" (filter by a fixed basis, then mix channels). Families of layers add theirs.
     """
     token = _preferred.set(name)
     try:
@@ -83,7 +91,8 @@ def prefer(name: str | None) -> Iterator[None]:
 def group_conv_work(
     order: int, fields_in: int, fields_out: int, taps: int, places: int, *, training: bool, kept: bool
 ) -> dict[str, Work]:
-    """The work of a p4 (order 4) or p4m (order 8) convolution with stride 1, expanded and by Fourier transform.
+    """The work of a p4 (order 4) or p4m (order 8) convolution with stride 1, expanded and by Fourier
+    transform.
 
     Args:
         taps: k² of a k x k filter.
@@ -101,5 +110,36 @@ def group_conv_work(
         # Products of blocks that just fit the cache run at about 3/4 of a large convolution's rate.
         "fourier": Work(
             1.3 * passes * fourier_products * pairs * places, gathered, new_filters * 3 * order * pairs, 40
+        ),
+    }
+
+
+def basis_conv_work(
+    shape: Sequence[int], out_channels: int, supports: Sequence[int], kernel_size: int, dtype: torch.dtype
+) -> dict[str, Work]:
+    """The work of mixing a few fixed filters (rings, steerable and Hermite bases), expanded and factored.
+
+    Args:
+        shape: (B, C, H, W) of the input; the output is taken to have the same H and W.
+        supports: side of each basis filter, cropped to its taps.
+        kernel_size: side of the dense filter.
+    """
+    batch, channels, height, width = shape
+    places, count = batch * height * width, len(supports)
+
+    def blocks(c: int) -> int:  # convolutions work in blocks of 16 channels: 3 channels cost like 16
+        return -(-c // 16) * 16
+
+    # Reading and writing a plane costs like three taps more. Without float64 in oneDNN, depthwise
+    # convolutions fall back to plain loops, thirty times slower than expanding.
+    slow = 100.0 if dtype == torch.float64 else 1.0
+    taps = slow * sum(k * k + 3 for k in supports if k > 1)
+    return {
+        "expand": Work(places * blocks(channels) * blocks(out_channels) * kernel_size**2),
+        "factor": Work(
+            products=places * blocks(channels * count) * blocks(out_channels),
+            depthwise=places * channels * taps,
+            copied=places * channels * count,
+            calls=count + 2,
         ),
     }

@@ -1,4 +1,5 @@
-"""A group convolution through the Fourier transform of p4 or p4m: the same numbers with fewer multiplications.
+"""A group convolution through the Fourier transform of p4 or p4m: the same numbers with fewer
+multiplications.
 
 For each tap t and plane h gather ``F[t, h](x) = f_h(x + h t)`` and reorder the filter, ``v_t[k] = w[k, k
 t]``. Then eq. 2 of the GU-Net paper reads ``out_g(x) = Σ_t Σ_h v_t[g⁻¹ h] F[t, h](x)``: for every tap a
@@ -181,8 +182,8 @@ def _weight_gradient(
     for j in range(ones):
         total[0][j].addmm_(signal[j].t(), field[j])
     pairs = field[ones:].view(2, rows, m, n).permute(1, 2, 0, 3).reshape(rows * m, 2 * n)
-    for b, entries in enumerate(signal[ones:].view(2, rows * m, -1)):
-        total[1][b].addmm_(entries.t(), pairs)
+    for gradient, entries in zip(total[1], signal[ones:].view(2, rows * m, -1), strict=True):
+        gradient.addmm_(entries.t(), pairs)
 
 
 class _FourierConv(torch.autograd.Function):
@@ -213,19 +214,19 @@ class _FourierConv(torch.autograd.Function):
         _, kernel, ones, rows = fourier_matrices(group)
         grad_x = grad_weight = None
         filters = filter_transform(_backward_filters(weight, group), group) if wanted[0] else None
-        b, _, _, height, width = x.shape
+        height, width = x.shape[-2:]
         moved = _rows_last(x, 0) if wanted[1] else None
-        out = x.new_empty(b, height, width, g, i) if wanted[0] else None
+        out = x.new_empty(x.shape[0], height, width, g, i) if wanted[0] else None
         total = (x.new_zeros(ones, k * k * o, i), x.new_zeros(2, k * k * o, 2 * i))
         for block in plan.blocks:  # each gathered block serves both gradients
-            first, images, y, lines = block
+            first, images, top, lines = block
             signal = plan.block(*block)
             if filters is not None and out is not None:
                 product = torch.mm(plan.signal.t(), _multiply(signal, *filters, rows).view(g, -1))
                 place = product.view(g, images, lines, width, i)
-                out[first : first + images, y : y + lines] = place.permute(1, 2, 3, 0, 4)
+                out[first : first + images, top : top + lines] = place.permute(1, 2, 3, 0, 4)
             if moved is not None:
-                piece = moved[first : first + images, y : y + lines].reshape(-1, g, i).transpose(0, 1)
+                piece = moved[first : first + images, top : top + lines].reshape(-1, g, i).transpose(0, 1)
                 field = torch.mm(plan.signal, piece.reshape(g, -1)).view(g, -1, i)
                 _weight_gradient(signal, field, ones, rows, total)
         if out is not None:

@@ -30,7 +30,8 @@ def regular_table(group: Group, kernel_size: int) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _inverse_tables(group: Group, kernel_size: int, planes: int) -> tuple[Tensor, Tensor]:
-    """The flat table from a filter's numbers to its G copies, and the flat table back, each copy on its own."""
+    """The flat table from a filter's numbers to its G copies, and the flat table back, each copy on its
+    own."""
     table = regular_table(group, kernel_size) if planes > 1 else tap_table(group, kernel_size)
     flat = table.reshape(group.order, -1)
     back = flat.argsort(1) + torch.arange(group.order)[:, None] * flat.shape[1]
@@ -38,7 +39,8 @@ def _inverse_tables(group: Group, kernel_size: int, planes: int) -> tuple[Tensor
 
 
 class _Copy(torch.autograd.Function):
-    """(N, P) -> (N, G, P): the G permuted copies of each filter. The gradient gathers and sums (no scatter)."""
+    """(N, P) -> (N, G, P): the G permuted copies of each filter. The gradient gathers and sums (no
+    scatter)."""
 
     @staticmethod
     def forward(weight: Tensor, table: Tensor, back: Tensor) -> Tensor:
@@ -56,7 +58,8 @@ class _Copy(torch.autograd.Function):
 
 
 class _Sum(torch.autograd.Function):
-    """The adjoint of ``_Copy``; it and ``_Copy`` are each other's gradients, so any order of gradient exists."""
+    """The adjoint of ``_Copy``; it and ``_Copy`` are each other's gradients, so any order of gradient
+    exists."""
 
     @staticmethod
     def forward(copies: Tensor, table: Tensor, back: Tensor, size: int) -> Tensor:
@@ -76,10 +79,9 @@ def _copies(weight: Tensor, group: Group, kernel_size: int, planes: int) -> Tens
     """(A, B, planes · k²) parameters -> (A, B, G, planes, k²)."""
     table, back = (t.to(weight.device) for t in _inverse_tables(group, kernel_size, planes))
     flat = weight.reshape(-1, planes * kernel_size**2)
-    if torch.compiler.is_compiling():
-        copies = flat.index_select(1, table)  # the compiler writes its own gradient
-    else:
-        copies = _Copy.apply(flat, table, back)
+    # A compiler writes its own gradient of the plain gather.
+    compiling = torch.compiler.is_compiling()
+    copies = flat.index_select(1, table) if compiling else _Copy.apply(flat, table, back)
     return copies.reshape(*weight.shape[:2], group.order, planes, kernel_size**2)
 
 
@@ -89,7 +91,8 @@ def _check(weight: Tensor, dims: int, wanted: str) -> None:
 
 
 def lifting_taps(weight: Tensor, group: Group) -> Tensor:
-    """Z² → G: filters (O, I, k, k) to conv2d taps (O · G, I, k, k); output plane g sees the filter moved by g."""
+    """Z² → G: filters (O, I, k, k) to conv2d taps (O · G, I, k, k); output plane g sees the filter moved by
+    g."""
     _check(weight, 4, "(O, I, k, k)")
     o, i, k, _ = weight.shape
     return _copies(weight, group, k, 1).movedim(2, 1).reshape(o * group.order, i, k, k)
@@ -110,7 +113,8 @@ def regular_taps(weight: Tensor, group: Group) -> Tensor:
 
 
 def projection_taps(weight: Tensor, group: Group) -> Tensor:
-    """G → Z²: planar filters (O, I, k, k) to conv2d taps (O, I · G, k, k); input plane h sees it moved by h."""
+    """G → Z²: planar filters (O, I, k, k) to conv2d taps (O, I · G, k, k); input plane h sees it moved by
+    h."""
     _check(weight, 4, "(O, I, k, k)")
     o, i, k, _ = weight.shape
     return _copies(weight, group, k, 1).reshape(o, i * group.order, k, k)

@@ -7,7 +7,7 @@ refuses the strides and sizes for which it would not.
 """
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,8 @@ def _check_regular(x: Tensor, channels: int | None, group: Group | None, who: st
 
 
 def _check_stride(x: Tensor, window: int, stride: int, padding: int, who: str) -> None:
-    """A strided grid of samples commutes with turns only if it ends as far from one edge as from the other."""
+    """A strided grid of samples commutes with turns only if it ends as far from one edge as from the
+    other."""
     for size in x.shape[-2:]:
         left = size + 2 * padding - window
         if left < 0:
@@ -58,7 +59,8 @@ def _check_stride(x: Tensor, window: int, stride: int, padding: int, who: str) -
 
 
 class _GroupConvolution(nn.Module):
-    """What the four convolutions share: arguments in torch's order, one bias a field, filters kept for inference."""
+    """What the four convolutions share: arguments in torch's order, one bias a field, filters kept for
+    inference."""
 
     input_field: ClassVar[str]
     output_field: ClassVar[str]
@@ -142,7 +144,8 @@ class _GroupConvolution(nn.Module):
         raise NotImplementedError
 
     def taps(self) -> Tensor:
-        """The taps of the ordinary convolution that this layer is, differentiable; (O, I / groups, k, k) of maps."""
+        """The taps of the ordinary convolution that this layer is, differentiable; (O, I / groups, k, k) of
+        maps."""
         return self._kept.get("taps", self.weight, self._expand)
 
     def _plane_bias(self) -> Tensor | None:
@@ -172,7 +175,7 @@ class _GroupConvolution(nn.Module):
     def to_plain(self) -> nn.Module:
         """The same function made of torch's own modules, for ``export``."""
         g = self.group.order
-        kind = nn.ConvTranspose2d if self.transposed else nn.Conv2d
+        kind: Any = nn.ConvTranspose2d if self.transposed else nn.Conv2d
         plain = kind(
             self.in_channels * (g if self.planes_in else 1),
             self.out_channels * (g if self.planes_out else 1),
@@ -288,7 +291,8 @@ class GroupConv2d(_GroupConvolution):
 
 
 class GroupConvTranspose2d(_GroupConvolution):
-    """Transposed G → G convolution: (B, I, G, H, W) to (B, O, G, H', W'), H' = (H - 1) stride - 2 padding + k.
+    """Transposed G → G convolution: (B, I, G, H, W) to (B, O, G, H', W'), H' = (H - 1) stride - 2 padding +
+    k.
 
     Arguments as for ``nn.ConvTranspose2d``, then ``group``. Exact for every stride (GU-Net paper, section
     2.1), but only with ``output_padding`` 0: the extra row would be added on one side. With k = 3, stride 2,
@@ -361,7 +365,8 @@ class GroupConvTranspose2d(_GroupConvolution):
 
 
 class GroupToPlaneConv2d(_GroupConvolution):
-    """G → Z² convolution: regular field (B, I, G, H, W) to planar maps (B, O, H', W'); eq. 3 of the GU-Net paper.
+    """G → Z² convolution: regular field (B, I, G, H, W) to planar maps (B, O, H', W'); eq. 3 of the GU-Net
+    paper.
 
     One planar filter a pair of channels, ``weight`` (O, I / groups, k, k): plane h sees it moved by h, and
     the planes are summed. The most general linear equivariant map of its kind, more expressive than pooling
@@ -479,7 +484,8 @@ class GroupMaxPool2d(_SpatialPool):
 
 
 class GroupAvgPool2d(_SpatialPool):
-    """Average-pooling in the plane: (B, C, G, H, W) to (B, C, G, H', W'); arguments as for ``nn.AvgPool2d``."""
+    """Average-pooling in the plane: (B, C, G, H, W) to (B, C, G, H', W'); arguments as for
+    ``nn.AvgPool2d``."""
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)

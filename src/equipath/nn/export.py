@@ -1,0 +1,94 @@
+"""Equivariant networks as plain ones: the same function, made of torch's own modules, and as ONNX.
+
+Once trained, an equivariant layer is an ordinary convolution with tied taps. ``export`` writes the taps out
+and returns a ``torch.fx.GraphModule`` that needs torch and nothing of this library; ``export_onnx`` saves it
+for other runtimes. A layer takes part by a method ``to_plain()`` that returns torch modules (or a module
+whose forward is nothing but torch operations); a network whose forward looks at sizes offers ``body``, the
+part that does not.
+"""
+
+import copy
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx, nn
+
+
+class _Body(nn.Module):
+    """Calls ``body`` of a network, so that a tracer enters there."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        enter: Callable[[Tensor], Tensor] = getattr(self.network, "body", self.network)
+        return enter(x)
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    to_plain: Callable[[], nn.Module] | None = getattr(module, "to_plain", None)
+    if to_plain is not None:
+        return to_plain()
+    for name, child in module.named_children():
+        setattr(module, name, _plain(child))
+    return module
+
+
+def export(model: nn.Module) -> fx.GraphModule:
+    """A plain copy of an equivariant network: same outputs, no dependency on equipath; ``model`` is
+    untouched.
+
+    The copy is in eval mode and takes pictures of the network's valid sizes (it neither checks nor pads).
+    Save it with ``torch.save(plain, path)`` and load it with ``torch.load(path, weights_only=False)`` on a
+    machine with torch.
+
+    Raises:
+        ValueError: if a layer's forward depends on the values or sizes of its input in a way that cannot be
+        traced.
+    """
+    plain = _Body(_plain(copy.deepcopy(model))).eval()
+    try:
+        return fx.symbolic_trace(plain).eval()
+    except (fx.proxy.TraceError, TypeError) as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot be written as plain operations: {error}. Give the network a "
+            f"method "
+            "body(x) without branches on sizes, or the layer a method to_plain()"
+        ) from error
+
+
+def export_onnx(model: nn.Module, path: str | os.PathLike, example: Tensor, *, opset: int = 17) -> Path:
+    """Write the plain copy of ``model`` as ONNX, with batch, height and width left free.
+
+    Args:
+        example: a picture (B, C, H, W) of a valid size, used to trace.
+
+    Raises:
+        ImportError: if the package ``onnx`` is missing.
+    """
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise ImportError("writing ONNX needs the package onnx: pip install onnx") from error
+    free = {0: "batch", 2: "height", 3: "width"}
+    plain, path = export(model), Path(path)
+    with torch.no_grad():
+        planar = plain(example).dim() == 4
+    with warnings.catch_warnings():
+        # The tracing exporter announces its successor, which needs one more package and gives the same file.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            plain,
+            (example,),
+            str(path),
+            input_names=["picture"],
+            output_names=["logits"],
+            dynamic_axes={"picture": free, "logits": free if planar else {0: "batch"}},
+            opset_version=opset,
+            dynamo=False,
+        )
+    return path
