@@ -200,14 +200,14 @@ def book_pages(
 def exercises(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
 ) -> None:
-    """List every exercise with its lesson, points and the numbers of alternatives, misconceptions and hints."""
-    from coursekit.check import catalogue
+    """List every exercise: lesson, points, how many alternatives, misconceptions and hints."""
+    from coursekit.check import list_exercises
 
-    entries = catalogue()
+    entries = list_exercises()
     if as_json:
         print(json.dumps(entries, indent=2, ensure_ascii=False))
         return
-    columns = ("lesson", "name", "points", "alternatives", "misconceptions", "hints")
+    columns = ("lesson", "exercise", "points", "alternatives", "misconceptions", "hints")
     print_table(columns, [tuple(str(entry[column]) for column in columns) for entry in entries])
 
 

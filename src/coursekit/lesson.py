@@ -27,6 +27,7 @@ from typing import Any
 
 import jupytext
 import nbformat
+import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 from jupytext.stringparser import StringParser
 from nbformat import NotebookNode
@@ -217,10 +218,17 @@ def read_lesson(path: Path) -> Lesson:
         raise LessonError([f"{path}:1: cannot be read: {error.strerror}"]) from None
     try:
         notebook = jupytext.reads(text, fmt="py:percent")
-    except Exception as error:  # the YAML reader's errors have no common base in jupytext's interface
+    except yaml.YAMLError as error:
         sentence = " ".join(str(error).split())
         raise LessonError(
             [f"{path}:1: the header between the two '# ---' lines is not readable YAML: {sentence}"]
+        ) from None
+    except nbformat.ValidationError as error:
+        sentence = " ".join(str(error).split())
+        odd = [n for n, line in enumerate(text.splitlines(), 1) if re.match(r"# %%.*\btags=(?!\[)", line)]
+        raise LessonError(
+            [f'{path}:{n}: tags must be a list of texts, like tags=["hide-input"]' for n in odd]
+            or [f"{path}:1: not a notebook: {sentence}"]
         ) from None
 
     header_end, starts = cell_starts(text)

@@ -51,40 +51,10 @@ Variant = Literal["solution", "student", "book"]
 CACHE_VERSION = 1
 SAMPLE_SECONDS = 0.05  # how often the memory of the kernel's process tree is looked at
 LARGE_FILE = 64 * 2**20  # bytes; larger data files are told apart by size and time of change, not by content
-# What a graded cell may end in while its exercise is not answered, and nothing else: these say that, the
-# others say a mistake of ours.
-NOT_ATTEMPTED = ("NotImplementedError", "NotAttempted")
 
-# Runs in the kernel before the first cell. It notes which files are opened for reading, and refuses
-# connections to other machines: a lesson has to run on a train.
-PROBE = """
-def _coursekit_probe():
-    import sys, os
-    seen = {"read": set(), "written": set(), "reached": set()}
-    def watch(event, args):
-        try:
-            if event == "open" and isinstance(args[0], (str, bytes)):
-                path = os.path.abspath(os.fsdecode(args[0]))
-                mode, flags = args[1] or "", args[2] or 0
-                writes = any(c in mode for c in "wax+") or (flags & (os.O_WRONLY | os.O_RDWR))
-                seen["written" if writes else "read"].add(path)
-            elif event in ("socket.connect", "socket.sendto"):
-                address = args[1]
-                host = address[0] if isinstance(address, tuple) else None
-                if isinstance(host, str) and not (host in ("localhost", "::1", "") or
-                host.startswith("127.")): seen["reached"].add(host) raise OSError(f"no network in a lesson
-                run: connection to {host} refused") elif event == "socket.getaddrinfo": host = args[0] host =
-                host.decode() if isinstance(host, bytes) else host if host and host not in ("localhost",
-                "::1") and not host.startswith("127.") and host != os.uname().nodename:
-                seen["reached"].add(host) raise OSError(f"no network in a lesson run: look-up of {host}
-                refused") except (TypeError, ValueError, IndexError, AttributeError): pass
-                sys.addaudithook(watch) sys._coursekit_seen = seen _coursekit_probe() del _coursekit_probe
-"""
-FACTS = """__import__("json").dumps({
-    "modules": sorted({m.__file__ for m in list(__import__("sys").modules.values()) if isinstance(getattr(m,
-    "__file__", None), str)}), "read": sorted(__import__("sys")._coursekit_seen["read"] -
-    __import__("sys")._coursekit_seen["written"]), "reached":
-    sorted(__import__("sys")._coursekit_seen["reached"]), })"""
+# Run in the kernel before the first cell and after the last.
+WATCH = "import sys, coursekit.probe; sys.addaudithook(coursekit.probe.watch)"
+FACTS = "__import__('coursekit.probe').probe.facts()"
 
 
 @dataclass
@@ -384,7 +354,7 @@ async def execute(
             memory = Memory(pid)
             memory.start()
             try:
-                await reply(client, PROBE)
+                await reply(client, WATCH)
                 start = time.perf_counter()
                 code = [i for i, c in enumerate(notebook.cells) if c.cell_type == "code"]
                 for count, index in enumerate(code, start=1):
@@ -489,6 +459,13 @@ def shown_text(cell: NotebookNode) -> str:
     return "".join(parts).casefold()
 
 
+def says_not_attempted(error: NotebookNode) -> bool:
+    """Is this the error of an exercise that nobody has answered, and not a mistake of the lesson?"""
+    return error.ename == "NotImplementedError" or (
+        error.ename == "NoPoints" and "not attempted" in error.evalue.casefold()
+    )
+
+
 def asks_for_verdict(source: str) -> bool:
     """Does the cell call some exercise's `.check(...)`?"""
     calls = (node for node in ast.walk(parse(source)) if isinstance(node, ast.Call))
@@ -569,7 +546,7 @@ def judge_student(lesson: Lesson, result: Result) -> None:
                 continue
             if not errors:
                 result.problems.append(f"{where} is graded and passes without an answer")
-            elif errors[0].ename not in NOT_ATTEMPTED:
+            elif not says_not_attempted(errors[0]):
                 result.problems.append(
                     f"{where} is graded and fails with {errors[0].ename}: {first_line(errors[0].evalue)}; "
                     "it must say 'not attempted' (end it with exercise.grade(answer))"

@@ -1,0 +1,186 @@
+"""The round of an instructor with plain nbgrader, as `course/instructors.md` tells it, for a class of three.
+
+Every command of the guide is run as it stands there, in a copy of the course. Alice hands in all solutions,
+Bob about half of them, Carol the notebook as she got it. The scores are read from the gradebook.
+"""
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from coursekit.lesson import (
+    Lesson,
+    insert_solutions,
+    is_answer,
+    is_graded,
+    notebook_text,
+    read_lesson,
+    solution_notebook,
+    student_notebook,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+ROOT = Path(__file__).resolve().parents[2]
+COURSE = ROOT / "course"
+SMALL = ROOT / "tests" / "coursekit" / "small_course" / "course" / "01_small.py"
+LESSONS = [SMALL, *sorted(COURSE.glob("[0-9][0-9]_*.py"))]
+
+
+def blocks(name: str) -> list[str]:
+    """The shell blocks of the guide, for a lesson of this name."""
+    text = (COURSE / "instructors.md").read_text(encoding="utf-8")
+    return [block.replace("01_symmetry", name) for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]
+
+
+class Round:
+    """A copy of the course with one lesson, and a shell in it."""
+
+    def __init__(self, folder: Path, source: Path):
+        self.root = folder / "repository"
+        (self.root / "course").mkdir(parents=True)
+        (self.root / "pyproject.toml").touch()
+        (self.root / ".venv" / "bin").mkdir(parents=True)
+        (self.root / ".venv" / "bin" / "activate").touch()  # the environment is active already
+        for file in (source, COURSE / "nbgrader_config.py", COURSE / "instructors.md"):
+            shutil.copy(file, self.root / "course")
+        home = folder / "home"
+        home.mkdir()
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("COURSEKIT", "JUPYTER"))},
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(home),
+            "OMP_NUM_THREADS": "1",
+        }
+        self.log: list[str] = []
+
+    def run(self, block: str) -> None:
+        """Runs a block of the guide; fails with what it said where a command fails."""
+        ran = subprocess.run(
+            ["bash", "-euc", block],
+            cwd=self.root,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.log.append(ran.stdout + ran.stderr)
+        assert ran.returncode == 0, f"{block}\n{ran.stdout}\n{ran.stderr}"
+
+
+def partly_solved(lesson: Lesson) -> tuple[nbformat.NotebookNode, float]:
+    """The notebook with every other exercise solved, and the points that it is worth.
+
+    An exercise is a graded cell with the answer cells since the last graded cell. Later exercises may build
+    on earlier answers, so those of the first half are solved: they stand on their own.
+    """
+    groups: list[tuple[list[str], float]] = []
+    answers: list[str] = []
+    for cell in lesson.notebook.cells:
+        if is_answer(cell):
+            answers.append(cell.id)
+        elif is_graded(cell):
+            groups.append((answers, cell.metadata.nbgrader.points))
+            answers = []
+    solved = groups[: (len(groups) + 1) // 2]
+    names = {name for group, _ in solved for name in group}
+    return insert_solutions(lesson, names), sum(points for _, points in solved)
+
+
+@pytest.fixture(scope="module", params=LESSONS, ids=lambda path: path.stem)
+def graded(request, tmp_path_factory):
+    """A whole round on one lesson: (round, lesson, points that Bob's notebook is worth)."""
+    lesson = read_lesson(request.param)
+    round_ = Round(tmp_path_factory.mktemp("round"), request.param)
+    activate, prepare, release, hand_in, collect, by_hand, grade, feedback = blocks(lesson.name)
+    for block in (activate, prepare, release):
+        round_.run(block)
+    half, worth = partly_solved(lesson)
+    (fetch, submit) = hand_in.strip().rsplit("\n", 1)
+    for name, notebook in (("alice", solution_notebook(lesson)), ("bob", half)):
+        round_.run(fetch.replace("alice", name))
+        fetched = round_.root / "work" / name / lesson.name / f"{lesson.name}.ipynb"
+        assert fetched.read_bytes() == notebook_text(student_notebook(lesson)).encode()
+        fetched.write_text(notebook_text(notebook), encoding="utf-8")
+        round_.run(f"cd work/{name}\n{submit}".replace("alice", name))
+    round_.run(collect)
+    # Carol's comes by e-mail.
+    (round_.root / "carol.ipynb").write_text(notebook_text(student_notebook(lesson)), encoding="utf-8")
+    for block in (by_hand, grade, feedback):
+        round_.run(block)
+    return round_, lesson, worth
+
+
+def gradebook_scores(round_: Round, lesson: Lesson) -> dict[str, tuple[float, float]]:
+    """(points, most points) of every student, from the gradebook."""
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{round_.root}/build/classroom/gradebook.db") as gradebook:
+        return {s.student_id: (s.score, s.max_score) for s in gradebook.assignment_submissions(lesson.name)}
+
+
+def test_scores_are_exact(graded):
+    round_, lesson, worth = graded
+    most = lesson.points
+    assert 0 < worth < most
+    assert gradebook_scores(round_, lesson) == {
+        "alice": (most, most),
+        "bob": (worth, most),
+        "carol": (0.0, most),
+    }
+
+
+def test_export_holds_the_same_scores(graded):
+    round_, lesson, worth = graded
+    with open(round_.root / "build" / "classroom" / "grades.csv", newline="") as file:
+        rows = {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}
+    assert rows == {"alice": lesson.points, "bob": worth, "carol": 0.0}
+
+
+def test_student_version_is_what_nbgrader_generates(graded):
+    round_, lesson, _ = graded
+    released = round_.root / "build" / "classroom" / "release" / lesson.name / f"{lesson.name}.ipynb"
+    assert released.read_bytes() == notebook_text(student_notebook(lesson)).encode()
+    assert released.read_bytes() == (round_.root / "build" / "student" / released.name).read_bytes()
+    # Nothing else reached the release: a lesson's source would carry the solutions.
+    assert [p.name for p in released.parent.iterdir()] == [released.name]
+
+
+def test_everyone_gets_feedback(graded):
+    round_, lesson, _ = graded
+    for name in ("alice", "bob", "carol"):
+        page = round_.root / "build" / "classroom" / "feedback" / name / lesson.name / f"{lesson.name}.html"
+        assert page.stat().st_size > 1000
+    assert list((round_.root / "work" / "alice" / lesson.name).glob("feedback/*/*.html"))
+
+
+def test_the_course_folder_stays_clean(graded):
+    round_, lesson, _ = graded
+    inside = {p.name for p in (round_.root / "course").iterdir()}
+    assert inside == {f"{lesson.name}.py", "nbgrader_config.py", "instructors.md"}
+
+
+def test_stderr_costs_no_points_and_partial_credit_counts(graded):
+    round_, lesson, _ = graded
+    if lesson.path != SMALL:
+        pytest.skip("the small lesson is the one whose answers this test writes")
+    notebook = student_notebook(lesson)
+    cells = {cell.id: cell for cell in notebook.cells}
+    cells[
+        "half"
+    ].source = "def half(x):\n    import sys\n    print('a warning', file=sys.stderr)\n    return x / 2"
+    cells[
+        "order"
+    ].source = "def order(name):\n    return 4"  # right for p4, wrong for the hidden p4m: half of 3 points
+    folder = round_.root / "build" / "classroom" / "submitted" / "dora" / lesson.name
+    folder.mkdir(parents=True)
+    (folder / f"{lesson.name}.ipynb").write_text(notebook_text(notebook), encoding="utf-8")
+    round_.run(f"cd course\nnbgrader autograde {lesson.name} --student dora")
+    assert gradebook_scores(round_, lesson)["dora"] == (2 + 1.5, 5.0)
