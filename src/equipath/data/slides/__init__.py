@@ -3,6 +3,30 @@
 from .geometry import Grid
 from .render import View
 from .slide import Slide, render_batch
-from .tissue import CLASSES, KINDS
+from .tasks import (
+    TASKS,
+    CellTissuePairs,
+    Nuclei,
+    TexturePatches,
+    TissueCores,
+    TissueTypes,
+    TumourPatches,
+)
+from .tissue import CLASSES, KINDS, MATERIALS
 
-__all__ = ["CLASSES", "KINDS", "Grid", "Slide", "View", "render_batch"]
+__all__ = [
+    "CLASSES",
+    "KINDS",
+    "MATERIALS",
+    "TASKS",
+    "CellTissuePairs",
+    "Grid",
+    "Nuclei",
+    "Slide",
+    "TexturePatches",
+    "TissueCores",
+    "TissueTypes",
+    "TumourPatches",
+    "View",
+    "render_batch",
+]

@@ -26,7 +26,7 @@ from .objects import (
     voronoi_edge,
 )
 from .stain import transmit
-from .tissue import CLASS_OF, GROUND, MATERIAL, MATERIALS, MERGE, NUCLEI, TUMOUR_CLASSES, Kind
+from .tissue import CLASS_OF, GROUND, IS_TUMOUR, MATERIAL, MATERIALS, MERGE, NUCLEI, Kind
 
 FAR = -1e3  # depth of a point that lies in no gland, µm
 CHUNK = 1 << 16  # pixels worked on at once: they fit the processor's cache
@@ -41,8 +41,9 @@ class View:
         image: float32 (3, H, W), RGB in [0, 1].
         tissue: int64 (H, W), an index into `CLASSES`.
         nuclei: int32 (H, W), 0 or the nucleus's number, which is the same in every view of the slide.
-        tumour: bool (H, W).
+        tumour: bool (H, W): tumour cells and the lumens of tumour glands.
         artefact: int64 (H, W), 0 none, 1 fold, 2 pen.
+        material: int64 (H, W), an index into `MATERIALS`, finer than the classes (which stroma, whose lumen).
     """
 
     image: torch.Tensor
@@ -50,6 +51,7 @@ class View:
     nuclei: torch.Tensor
     tumour: torch.Tensor
     artefact: torch.Tensor
+    material: torch.Tensor
 
 
 def _windows(scene, item, xy, reach):
@@ -214,7 +216,7 @@ def _points(scene, chunk, device):
 
 
 def render_scene(scene: Scene, device):
-    """Render a scene: image (B, 3, H, W), tissue, nuclei, tumour and artefact (B, H, W)."""
+    """Render a scene: image (B, 3, H, W), tissue, nuclei, tumour, artefact and material (B, H, W)."""
     batch, (height, width) = len(scene.grids), scene.size
     sets: list[GlandSet] = []
     for g, spec in enumerate(scene.kind.glands):  # the first are asked for farther out, since later ones keep clear of them
@@ -239,9 +241,9 @@ def render_scene(scene: Scene, device):
         label[b0:b1, r0:r1] = top.view(b1 - b0, r1 - r0, width)
         artefact[b0:b1, r0:r1] = mark.view(b1 - b0, r1 - r0, width)
     tissue = torch.from_numpy(CLASS_OF).to(device)[label]
-    tumour = torch.from_numpy(np.isin(CLASS_OF, TUMOUR_CLASSES)).to(device)[label]
+    tumour = torch.from_numpy(IS_TUMOUR).to(device)[label]
     ids = ids * torch.from_numpy(scene.coarse < 1).to(device)[:, None, None]
-    return image, tissue, ids, tumour, artefact
+    return image, tissue, ids, tumour, artefact, label
 
 
 def _shade(scene, chunk, sets, glands, nuclear, device):

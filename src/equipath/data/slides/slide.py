@@ -5,7 +5,7 @@ import torch
 
 from .geometry import Grid, turn
 from .noise import hash_lattice
-from .objects import Scene
+from .objects import Scene, material_at
 from .render import View, render_scene
 from .stain import Stain
 from .tissue import KINDS
@@ -85,6 +85,15 @@ class Slide:
     def render(self, grid: Grid, device=None) -> View:
         """Render the slide on a grid; `device` is a torch device, the CPU when left out."""
         return render_batch([(self, grid)], device)[0]
+
+    def ground(self, points) -> np.ndarray:
+        """The material under points (N, 2) in µm, glands and vessels left out: int64 (N,), indices into `MATERIALS`.
+
+        A quick question about where on the slide to look; `render` gives the labels.
+        """
+        points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+        scene = Scene(KINDS[self.kind], [self], [Grid((0.0, 0.0), (1, 1), 1.0)])
+        return material_at(scene, np.zeros(len(points), dtype=np.int64), points @ self.frame.T)
 
     def __repr__(self):
         return f"Slide(seed={self.seed}, kind={self.kind!r})"

@@ -51,6 +51,9 @@ _MATERIALS = {
     "epithelium": ("epithelium",    0.20, 0.06, 0.00, 0.40, 0.09, 0.00, 0.05, 0.80, 1.0),
     "wall":       ("muscle",        0.08, 0.02, 0.00, 0.55, 0.08, 0.00, 0.05, 0.02, 1.0),
     "lumen":      ("lumen",         0.01, 0.02, 0.00, 0.02, 0.03, 0.00, 0.00, 0.01, 1.0),
+    "lumen_t":    ("lumen",         0.03, 0.04, 0.00, 0.06, 0.07, 0.00, 0.00, 0.02, 1.0),
+    "lumen_3":    ("lumen",         0.02, 0.03, 0.00, 0.04, 0.05, 0.00, 0.00, 0.01, 1.0),
+    "lumen_4":    ("lumen",         0.02, 0.03, 0.00, 0.04, 0.05, 0.00, 0.00, 0.01, 1.0),
     "blood":      ("blood",         0.01, 0.01, 0.00, 0.10, 0.05, 0.00, 0.00, 0.02, 1.0),
     "gleason_3":  ("gleason_3",     0.20, 0.06, 0.00, 0.42, 0.10, 0.00, 0.05, 0.85, 1.0),
     "gleason_4":  ("gleason_4",     0.22, 0.06, 0.00, 0.44, 0.10, 0.00, 0.10, 0.90, 1.0),
@@ -61,7 +64,7 @@ MATERIAL = {name: k for k, name in enumerate(MATERIALS)}
 CLASS_OF = np.array([CLASS[row[0]] for row in _MATERIALS.values()], dtype=np.int64)
 GROUND = np.array([row[1:9] for row in _MATERIALS.values()], dtype=np.float32)  # (materials, 8)
 MERGE = np.array([row[9] for row in _MATERIALS.values()])  # µm
-TUMOUR_CLASSES = (CLASS["tumour"], CLASS["gleason_3"], CLASS["gleason_4"], CLASS["gleason_5"])
+IS_TUMOUR = np.array([name.split("_")[0] in ("tumour", "gleason") or name[:6] == "lumen_" for name in MATERIALS])
 
 
 @dataclass(frozen=True)
@@ -244,7 +247,7 @@ KINDS: dict[str, Kind] = {
             Glands(92.0, "lamina", "epithelium", (30.0, 41.0), (22.0, 30.0), 0.05, (1.0, 1.2), 0.97, "epithelial", 4.6,
                    goblet=0.85),
             Glands(124.0, "bed", "tumour", (38.0, 62.0), (17.0, 24.0), 0.15, (1.0, 1.5), 0.97, "tumour_gland", 5.4, 2,
-                   holes=1.6),
+                   lumen="lumen_t", holes=1.6),
             _vessels("stroma", 130.0, 0.8), _vessels("muscle", 260.0),
         ),
         {"tumour": (-0.3, 1.0)}, 120.0,
@@ -261,9 +264,10 @@ KINDS: dict[str, Kind] = {
         (1000.0, 1000.0), 220.0, 28.0, "muscle", _prostate, _populations(10.4, 15.0),
         (
             Glands(150.0, "muscle", "epithelium", (38.0, 60.0), (11.0, 15.0), 0.2, (1.0, 1.4), 0.9, "epithelial", 4.8),
-            Glands(62.0, "bed_3", "gleason_3", (16.0, 26.0), (10.0, 13.0), 0.08, (1.0, 1.3), 0.95, "tumour_gland", 5.2),
+            Glands(62.0, "bed_3", "gleason_3", (16.0, 26.0), (10.0, 13.0), 0.08, (1.0, 1.3), 0.95, "tumour_gland", 5.2,
+                   lumen="lumen_3"),
             Glands(76.0, "bed_4", "gleason_4", (33.0, 44.0), (60.0, 70.0), 0.12, (1.0, 1.2), 1.0, "tumour_gland", 5.0, 4,
-                   holes=0.75),
+                   lumen="lumen_4", holes=0.75),
             _vessels("muscle", 170.0, 0.5),
         ),
         {"grade": (-1.4, 1.6)}, 14.0,
