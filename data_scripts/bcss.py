@@ -1,4 +1,4 @@
-"""Fetch, verify, unpack and convert bcss, as `equipath data fetch bcss` does; equipath.data.bcss has the facts."""
+"""Fetch and verify bcss, as `equipath data fetch bcss` does; equipath.data.bcss has the facts."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Fetch, verify, unpack and convert breakhis, as `equipath data fetch breakhis` does; equipath.data.breakhis has the facts."""
+"""Fetch and verify breakhis, as `equipath data fetch breakhis` does; equipath.data.breakhis has the facts."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Fetch, verify, unpack and convert camelyon16, as `equipath data fetch camelyon16` does; equipath.data.camelyon16 has the facts."""
+"""Fetch and verify camelyon16, as `equipath data fetch camelyon16` does; see equipath.data.camelyon16."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Fetch, verify, unpack and convert dsb2018, as `equipath data fetch dsb2018` does; equipath.data.dsb2018 has the facts."""
+"""Fetch and verify dsb2018, as `equipath data fetch dsb2018` does; equipath.data.dsb2018 has the facts."""
 
 import sys
 

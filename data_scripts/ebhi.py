@@ -1,4 +1,4 @@
-"""Fetch, verify, unpack and convert ebhi, as `equipath data fetch ebhi` does; equipath.data.ebhi has the facts."""
+"""Fetch and verify ebhi, as `equipath data fetch ebhi` does; equipath.data.ebhi has the facts."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Fetch, verify, unpack and convert gleason2019, as `equipath data fetch gleason2019` does; equipath.data.gleason2019 has the facts."""
+"""Fetch and verify gleason2019, as `equipath data fetch gleason2019` does; see equipath.data.gleason2019."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Fetch, verify, unpack and convert monuseg, as `equipath data fetch monuseg` does; equipath.data.monuseg has the facts."""
+"""Fetch and verify monuseg, as `equipath data fetch monuseg` does; equipath.data.monuseg has the facts."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Fetch, verify, unpack and convert nct_crc, as `equipath data fetch nct_crc` does; equipath.data.nct_crc has the facts."""
+"""Fetch and verify nct_crc, as `equipath data fetch nct_crc` does; equipath.data.nct_crc has the facts."""
 
 import sys
 

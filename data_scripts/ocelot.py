@@ -1,4 +1,4 @@
-"""Fetch, verify, unpack and convert ocelot, as `equipath data fetch ocelot` does; equipath.data.ocelot has the facts."""
+"""Fetch and verify ocelot, as `equipath data fetch ocelot` does; equipath.data.ocelot has the facts."""
 
 import sys
 

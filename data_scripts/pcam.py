@@ -1,4 +1,4 @@
-"""Fetch, verify, unpack and convert pcam, as `equipath data fetch pcam` does; equipath.data.pcam has the facts."""
+"""Fetch and verify pcam, as `equipath data fetch pcam` does; equipath.data.pcam has the facts."""
 
 import sys
 

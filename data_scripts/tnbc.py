@@ -1,4 +1,4 @@
-"""Fetch, verify, unpack and convert tnbc, as `equipath data fetch tnbc` does; equipath.data.tnbc has the facts."""
+"""Fetch and verify tnbc, as `equipath data fetch tnbc` does; equipath.data.tnbc has the facts."""
 
 import sys
 

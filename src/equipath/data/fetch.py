@@ -204,7 +204,7 @@ class _Resuming:
                 self.part.open("ab" if have else "wb") as out,
                 _progress(self.file.name, have, total, self.bar) as advance,
             ):
-                for block in answer.iter_content(1 << 18):
+                for block in answer.iter_content(1 << 15):
                     out.write(block)
                     advance(len(block))
         except OSError as error:
@@ -623,6 +623,13 @@ def fetch(
     return folder
 
 
+def _by_hand(source: Source, folder: Path, missing: Sequence[str]) -> str:
+    lines = [f"{source.title} has to be downloaded by hand:", source.by_hand.format(folder=folder)]
+    if missing:
+        lines.append(f"Missing are: {', '.join(missing)}.")
+    return "\n".join([*lines, "Then run this again: it verifies, unpacks and converts."])
+
+
 def _fetch_locked(
     source: Source,
     folder: Path,
@@ -645,13 +652,11 @@ def _fetch_locked(
     missing = [
         f for f in files if f.url is None and not (folder / f.name).exists() and f.name not in unpacked
     ]
-    if missing and (not all(f.optional for f in missing)) and source.found(folder) is None:
-        raise DataError(
-            f"{source.title} has to be downloaded by hand:\n{source.by_hand.format(folder=folder)}\n"
-            f"Missing are: {', '.join(f.name for f in missing)}. Then run this again: it verifies and "
-            "unpacks them."
-        )
-    files = [f for f in files if f not in missing]
+    workable = [f for f in files if f not in missing]
+    needed_by_hand = [f.name for f in missing if not f.optional]
+    if source.by_hand and source.found(folder) is None and (needed_by_hand or not workable):
+        raise DataError(_by_hand(source, folder, needed_by_hand))
+    files = workable
     todo = [f for f in files if not (folder / f.name).exists() and f.name not in unpacked]
     needed = sum((f.size or 0) for f in todo)
     needed -= sum(p.stat().st_size for f in todo if (p := folder / f"{f.name}.part").exists())
@@ -677,6 +682,8 @@ def _fetch_locked(
         else:
             scratch.rmdir()
     what = source.found(folder)
+    if what is None and source.by_hand:
+        raise DataError(_by_hand(source, folder, []))
     if what is None:
         raise DataError(
             f"{source.name}: everything was fetched, but {folder} does not have the layout the reader knows. "

@@ -111,7 +111,7 @@ def read(
         code, path = paths[i]
         return {"image": read_array(path), "label": CODES.index(code), "mpp": 0.5}
 
-    names = [path.stem for _, path in paths]
+    names = [f"{top.name}/{path.stem}" for _, path in paths]
     return Items(
         name="nct_crc",
         task=task,

@@ -189,12 +189,13 @@ def read(
             "EQUIPATH_DATA."
         )
     if kind == "tar":
-        names, labels = _table(folder, official)
+        files, labels = _table(folder, official)
         tar = str(folder / f"{official}.tar")
 
         def get(i: int) -> dict[str, Any]:
-            return {"image": _member(tar, names[i]), "label": labels[i], "mpp": MPP}
+            return {"image": _member(tar, files[i]), "label": labels[i], "mpp": MPP}
 
+        names = [f"{official}/{Path(name).stem}" for name in files]  # numbers are repeated between the splits
         patients = names
     else:
         y = _labels(folder, official, kind)

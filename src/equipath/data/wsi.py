@@ -506,7 +506,8 @@ def write_slide(
     height, width = size
 
     def read(y: int, x: int, high: int, wide: int) -> np.ndarray:
-        centre = middle_x + (x + wide / 2 - width / 2) * mpp, middle_y + (y + high / 2 - height / 2) * mpp
+        # Rows run down the picture, the scene's y runs up.
+        centre = middle_x + (x + wide / 2 - width / 2) * mpp, middle_y - (y + high / 2 - height / 2) * mpp
         image = slide.render(Grid(center=centre, size=(high, wide), mpp=mpp)).image
         return (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
 
