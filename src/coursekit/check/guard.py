@@ -86,6 +86,8 @@ def calm(seed: int = 0, out: Any = None, room: int = 4000) -> Iterator[_Sink]:
             if torch.is_autocast_enabled("cpu"):
                 stack.enter_context(torch.autocast("cpu", enabled=False))
             if device.type != "cpu":
+                torch.set_default_device(None)
+            if torch.get_default_device().type != "cpu":  # a `with torch.device(...)` around the call
                 stack.enter_context(torch.device("cpu"))
             torch.set_default_dtype(torch.float32)
             if deterministic:
@@ -187,11 +189,24 @@ def time_limit(seconds: float, wall: float | None = None) -> Iterator[None]:
 
 @contextmanager
 def _by_signal(seconds: float, wall: float) -> Iterator[None]:
-    armed = True
+    armed, rings = True, 0
     start, cpu = _monotonic(), _thread_time()
+    tracer = sys.gettrace()
+
+    def pounce(frame: FrameType, event: str, arg: Any) -> Any:
+        # Code like `while True: try: ... except: continue` swallows every alarm, since it is always inside `try`. The
+        # line it goes to next is in its `except` block: an exception raised there leaves the loop.
+        if event == "line" and armed:
+            raise TimeUp
+        return pounce
 
     def ring(number: int, frame: FrameType | None) -> None:
+        nonlocal rings
         if armed and (_thread_time() - cpu >= seconds or _monotonic() - start >= wall):
+            rings += 1
+            if rings > 3 and frame is not None:
+                frame.f_trace = pounce
+                sys.settrace(pounce)
             raise TimeUp
 
     old_handler = signal.signal(signal.SIGALRM, ring)
@@ -201,6 +216,8 @@ def _by_signal(seconds: float, wall: float) -> Iterator[None]:
     finally:
         armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
+        if rings > 3:
+            sys.settrace(tracer)
         signal.signal(signal.SIGALRM, old_handler)
         if old_delay:  # somebody else's alarm (a test runner's) goes on where it was
             left = max(old_delay - (_monotonic() - start), 0.001)
