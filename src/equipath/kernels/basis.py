@@ -8,7 +8,7 @@ Two evaluations of that sum give the same numbers:
   channels with a 1x1 convolution.
 
 Expanding multiplies ``O·C·k²`` numbers a pixel, factoring ``C·Σ k_n² + O·C·n``: for large kernels with few
-basis filters the second is several times cheaper. ``cost`` predicts both from the shape.
+basis filters the second is several times cheaper. ``kernels/evaluate.py`` predicts which.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from equipath.kernels.rates import rates
-
-EVALUATIONS = ("auto", "expand", "factor")
+from equipath.kernels.evaluate import basis_conv_work, cheapest
 
 
 def crop_filters(basis: Tensor) -> list[Tensor]:
@@ -39,57 +37,6 @@ def crop_filters(basis: Tensor) -> list[Tensor]:
 def expand_filters(weight: Tensor, basis: Tensor) -> Tensor:
     """Dense filters (O, C, k, k) from mixing weights (O, C, n) and a filter bank (n, k, k)."""
     return torch.einsum("ocn,nyx->ocyx", weight, basis)
-
-
-def cost(
-    shape: Sequence[int],
-    out_channels: int,
-    supports: Sequence[int],
-    kernel_size: int,
-    groups: int,
-    device: str,
-) -> dict[str, float]:
-    """Predicted milliseconds of one forward pass of both evaluations, by name.
-
-    Args:
-        shape: (B, C, H, W) of the input; the output is taken to have the same H and W.
-        supports: side of each cropped basis filter, in pixels.
-        kernel_size: side of the dense filter.
-        groups: of the convolution; factored evaluation exists for ``groups == 1`` only.
-        device: "cpu", "cuda", …: sets the rates, see ``kernels/rates.py``.
-    """
-    batch, channels, height, width = shape
-    pixels = batch * height * width
-    speed = rates(device)
-    # oneDNN and cuDNN work in blocks of 16 channels: a 3-channel input costs like 16.
-    full = -(-channels // groups // 16) * 16 * (-(-out_channels // 16) * 16)
-    expand = speed.call + pixels * full * kernel_size**2 / speed.dense
-    if groups != 1:
-        return {"expand": expand, "factor": float("inf")}
-    n = len(supports)
-    # 3: reading and writing the planes costs like three taps more
-    depthwise = sum(speed.call + pixels * channels * (k * k + 3) / speed.depthwise for k in supports if k > 1)
-    gather = speed.call + 2 * pixels * channels * n / speed.memory
-    mix = speed.call + pixels * out_channels * -(-channels * n // 16) * 16 / speed.dense
-    return {"expand": expand, "factor": depthwise + gather + mix}
-
-
-def choose(
-    x: Tensor,
-    out_channels: int,
-    supports: Sequence[int],
-    kernel_size: int,
-    stride: int,
-    dilation: int,
-    groups: int,
-) -> str:
-    """The cheaper evaluation for this input; strided and dilated layers are expanded."""
-    if stride != 1 or dilation != 1 or groups != 1:
-        return "expand"
-    if x.device.type == "cpu" and x.dtype == torch.float64:
-        return "expand"  # oneDNN has no float64: depthwise convolutions fall back to loops
-    prices = cost(x.shape, out_channels, supports, kernel_size, groups, x.device.type)
-    return min(prices, key=prices.__getitem__)
 
 
 def factored_conv2d(x: Tensor, weight: Tensor, filters: Sequence[Tensor], padding: int = 0) -> Tensor:
@@ -173,28 +120,20 @@ def basis_conv2d(
     padding: int = 0,
     dilation: int = 1,
     groups: int = 1,
-    how: str = "auto",
 ) -> Tensor:
     """Convolve with the mixtures ``Σ_n weight[o, c, n] basis[n]``: (B, C, H, W) to (B, O, H', W').
 
     Args:
         weight: (O, C / groups, n).
         basis: fixed filters (n, k, k), k odd, ``filters`` the same ones from ``crop_filters``.
-        how: "expand", "factor" or "auto" (the cheaper one by ``cost``). Both give the same numbers up to
-            rounding.
 
-    Raises:
-        ValueError: if a factored evaluation is asked for with a stride, a dilation or groups.
+    Strided, dilated and grouped layers are always expanded. Both evaluations give the same numbers up to
+    rounding; ``evaluate.prefer`` forces one.
     """
-    if how not in EVALUATIONS:
-        raise ValueError(f"how is {how!r}; the choices are {', '.join(map(repr, EVALUATIONS))}")
-    side = basis.shape[-1]
-    if how == "auto":
-        how = choose(x, weight.shape[0], [f.shape[-1] for f in filters], side, stride, dilation, groups)
-    elif how == "factor" and (stride, dilation, groups) != (1, 1, 1):
-        raise ValueError(
-            "a strided, dilated or grouped layer can only be expanded: use how='expand' or how='auto'"
-        )
+    side, how = basis.shape[-1], "expand"
+    if (stride, dilation, groups) == (1, 1, 1):
+        supports = [f.shape[-1] for f in filters]
+        how = cheapest(basis_conv_work(x.shape, weight.shape[0], supports, side, x.dtype), x)
     if how == "expand":
         dense = expand_filters(weight, basis.to(weight.dtype))
         return F.conv2d(x, dense, bias, stride, padding, dilation, groups)

@@ -68,9 +68,10 @@ def price(work: Work, device: torch.device | str = "cpu") -> float:
 def cheapest(works: Mapping[str, Work], like: Tensor) -> str:
     """The name of the cheapest evaluation on the device of ``like``, or the preferred one if it is
     offered."""
-    preferred = _preferred.get()
-    if preferred in works:
-        return str(preferred)
+    if not torch.compiler.is_compiling():  # a compiler cannot follow context variables
+        preferred = _preferred.get()
+        if preferred in works:
+            return str(preferred)
     return min(works, key=lambda name: price(works[name], like.device))
 
 

@@ -149,7 +149,6 @@ class SREResNet18(_ResNet18):
         stem_kernel_size: 5 (the paper's classification code) or 7 (its segmentation code).
         kernel_sizes: one a stage.
         pad_to_valid: repeat the edges up to the next multiple of 8; without it such a size is an error.
-        how: evaluation of the ring layers, see ``kernels/basis.py``.
     """
 
     def __init__(
@@ -161,10 +160,9 @@ class SREResNet18(_ResNet18):
         stem_kernel_size: int = 5,
         kernel_sizes: Sequence[int] = (9, 9, 5, 5),
         pad_to_valid: bool = False,
-        how: str = "auto",
     ) -> None:
         def convolution(c_in: int, c_out: int, side: int) -> nn.Module:
-            return SREConv2d(c_in, c_out, side, padding=side // 2, bias=False, how=how)
+            return SREConv2d(c_in, c_out, side, padding=side // 2, bias=False)
 
         super().__init__(
             in_channels, num_classes, width, stem_kernel_size, kernel_sizes, pad_to_valid, convolution

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from equipath.kernels.basis import EVALUATIONS, basis_conv2d, crop_filters, expand_filters
+from equipath.kernels.basis import basis_conv2d, crop_filters, expand_filters
 from equipath.kernels.rings import ring_basis, ring_count, ring_sizes
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -103,7 +103,6 @@ class SREConv2d(_SREBase):
             be a multiple of it, for W likewise.
         padding: pixels at each side, or "same" (stride 1).
         padding_mode: "zeros", "reflect", "replicate" or "circular".
-        how: "auto", "expand" or "factor", see ``kernels/basis.py``.
 
     Attributes:
         weight: (C', C / groups, rings), innermost ring first.
@@ -127,7 +126,6 @@ class SREConv2d(_SREBase):
         bias: bool = True,
         padding_mode: str = "zeros",
         *,
-        how: str = "auto",
         device=None,
         dtype=None,
     ) -> None:
@@ -139,9 +137,7 @@ class SREConv2d(_SREBase):
             raise ValueError(f"padding is {padding!r}; give a number of pixels or 'same'")
         if padding_mode not in PADDING_MODES:
             raise ValueError(f"padding_mode is {padding_mode!r}; the choices are {', '.join(PADDING_MODES)}")
-        if how not in EVALUATIONS:
-            raise ValueError(f"how is {how!r}; the choices are {', '.join(EVALUATIONS)}")
-        self.padding_mode, self.how = padding_mode, how
+        self.padding_mode = padding_mode
         shape = (out_channels, in_channels // max(1, groups))
         super().__init__(
             in_channels,
@@ -173,7 +169,7 @@ class SREConv2d(_SREBase):
             x, padding = F.pad(x, (padding,) * 4, mode=self.padding_mode), 0
         return basis_conv2d(
             x, self.weight, self.basis, self._cropped(), self.bias, self.stride, padding, self.dilation,
-            self.groups, self.how,
+            self.groups,
         )  # fmt: skip
 
     def to_plain(self) -> nn.Conv2d:

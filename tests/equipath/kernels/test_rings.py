@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from equipath.kernels.basis import basis_conv2d, cost, crop_filters, expand_filters
+from equipath.kernels.basis import basis_conv2d, crop_filters, expand_filters
+from equipath.kernels.evaluate import basis_conv_work, prefer, price
 from equipath.kernels.rings import ring_basis, ring_count, ring_sizes
 
 
@@ -63,16 +64,23 @@ def test_asymmetric_filters_and_small_supports_in_both_evaluations(padding):
     bias = torch.randn(4, dtype=torch.float64)
     results = []
     for how in ("expand", "factor"):
-        y = basis_conv2d(x, weight, basis, crop_filters(basis), bias, padding=padding, how=how)
+        with prefer(how):
+            y = basis_conv2d(x, weight, basis, crop_filters(basis), bias, padding=padding)
         results.append([y, *torch.autograd.grad(y.pow(3).sum(), [x, weight])])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b)
     assert expand_filters(weight, basis).shape == (4, 2, 7, 7)
 
 
-def test_the_cost_model_factors_large_kernels_and_expands_small_ones():
-    large = cost((1, 64, 64, 64), 64, [1, 3, 5, 7, 9], 9, 1, "cpu")
-    small = cost((1, 3, 64, 64), 16, [1, 3], 3, 1, "cpu")
-    assert large["factor"] < large["expand"]
-    assert small["expand"] < small["factor"]
-    assert cost((1, 8, 9, 9), 8, [1, 3], 3, 2, "cpu")["factor"] == float("inf")
+@pytest.mark.parametrize(
+    ("shape", "out", "k", "dtype", "best"),
+    [
+        ((1, 64, 64, 64), 64, 9, torch.float32, "factor"),
+        ((1, 512, 28, 28), 512, 5, torch.float32, "factor"),
+        ((1, 3, 64, 64), 16, 3, torch.float32, "expand"),
+        ((1, 64, 64, 64), 64, 9, torch.float64, "expand"),
+    ],
+)
+def test_the_cost_model_factors_large_kernels_and_expands_small_ones(shape, out, k, dtype, best):
+    works = basis_conv_work(shape, out, range(1, k + 1, 2), k, dtype)
+    assert min(works, key=lambda name: price(works[name])) == best
