@@ -140,6 +140,7 @@ _OWNERS: tuple[Any, ...] = (
     time,
 )
 _AS_IMPORTED = [(owner, _functions(owner)) for owner in _OWNERS]
+_NAMES = {id(owner): frozenset(vars(owner)) for owner in _OWNERS}
 
 
 @contextmanager
@@ -151,12 +152,25 @@ def trusted() -> Iterator[None]:
         for name, original in originals.items()
         if vars(owner).get(name, _MISSING) is not original
     ]
+    # A method put in front of an inherited one was not there at import at all.
+    shadows = [
+        (owner, name, found)
+        for owner, originals in _AS_IMPORTED
+        if isinstance(owner, type)
+        for name, found in list(vars(owner).items())
+        if name not in originals and callable(found) and name not in _NAMES[id(owner)]
+        if any(name in vars(base) for base in owner.__mro__[1:])
+    ]
     originals_of = {id(owner): originals for owner, originals in _AS_IMPORTED}
     try:
         for owner, name, _ in replaced:
             setattr(owner, name, originals_of[id(owner)][name])
+        for owner, name, _ in shadows:
+            delattr(owner, name)
         yield
     finally:
+        for owner, name, found in shadows:
+            setattr(owner, name, found)
         for owner, name, found in replaced:
             if found is _MISSING:
                 delattr(owner, name)

@@ -278,7 +278,6 @@ def mess():
     random.seed(5)
     np.seterr(all="raise")
     warnings.simplefilter("error")
-    torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_default_device("meta")
 
 
@@ -309,7 +308,8 @@ def tidy():
     torch.set_default_device(None)
     torch.set_default_dtype(torch.float32)
     torch.set_grad_enabled(True)
-    torch.use_deterministic_algorithms(False)
+    if torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(False)
 
 
 def careless(x, r):
@@ -337,6 +337,16 @@ def test_verdicts_do_not_depend_on_the_notebook_nor_change_it():
     for (e, c), verdict in zip(picked, calm, strict=True):
         assert e.judge(c.answer) == verdict, f"{e.name} / {c.name}"
     assert turn_image.judge(careless).status == "correct"
+    assert state() == before
+
+
+@pytest.mark.slow  # the setting imports torch's compiler
+@pytest.mark.usefixtures("tidy")
+def test_deterministic_mode_is_kept_and_does_not_matter():
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    before = state()
+    assert turn_image.judge(turn).status == "correct"
+    assert turn_image.judge(toys.clockwise).misconception == "clockwise"
     assert state() == before
 
 
