@@ -523,15 +523,19 @@ def in_venv(arguments, **extra):
     return run_through([PYTHON, *arguments], dict(command_environment(), **extra))
 
 
+def coursekit(*arguments):
+    return in_venv(["-c", "import sys; from coursekit.cli import main; sys.exit(main())", *arguments])
+
+
 def pytest(arguments, workers=2):
     # One thread a worker: torch's own threads would fight over the cores that the workers use.
     threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    spread = ["-n", str(workers), "--dist", "loadfile"] if workers else []
+    spread = ["-n", str(workers), "--dist", "worksteal"] if workers else []
     return in_venv(["-m", "pytest", *spread, *arguments], MPLBACKEND="Agg", **threads)
 
 
 def lab(options):
-    status = in_venv(["-m", "coursekit", "lab-copy"])
+    status = coursekit("lab-copy")
     if status:
         return status
     if hasattr(os, "geteuid") and os.geteuid() == 0 and "--allow-root" not in options:
@@ -641,9 +645,9 @@ def main(arguments):
     if command == "quick":
         return pytest(["-m", "not slow and not browser", *options])
     if command == "course":
-        return in_venv(["-m", "coursekit", "run", *options])
+        return coursekit("run", *options)
     if command == "book":
-        return in_venv(["-m", "coursekit", "book", *options])
+        return coursekit("book", *options)
     if command == "bench":
         return pytest(["tests/benchmarks", "-s", *options], workers=0)
     if command == "lint":
