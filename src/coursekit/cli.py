@@ -170,7 +170,7 @@ def book_pages(
     lessons: Lessons = None,
     course: Course = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write. Default: build/book.", show_default=False)
+        Path | None, typer.Option(help="Where to write. Default: build/book/pages.", show_default=False)
     ] = None,
     jobs: Jobs = 2,
     cache: Cache = None,
@@ -179,7 +179,7 @@ def book_pages(
     from coursekit import run as runner
 
     folder = course_of(course)
-    target = out or folder.parent / "build" / "book"
+    target = out or folder.parent / "build" / "book" / "pages"
     with progress() as (say, step):
         pages, problems = runner.book_pages(
             folder,
@@ -194,6 +194,22 @@ def book_pages(
         print(page)
     if problems:
         fail(problems)
+
+
+@app.command()
+def book(
+    course: Course = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write. Default: build/book.", show_default=False)
+    ] = None,
+    check: Annotated[
+        bool, typer.Option(help="Look at every page afterwards: links, alt text, requests.")
+    ] = True,
+) -> None:
+    """Build the book: run the lessons for it, make the pages, and check them."""
+    from coursekit import book as maker
+
+    print(maker.build(course_of(course).parent, out=out, check=check))
 
 
 @app.command()

@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -99,9 +100,15 @@ def file_digest(path: Path) -> str:
 
 
 def pins() -> str:
-    """Hash of the Python version and of all installed packages with their versions."""
-    installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions())
-    return digest("\n".join([sys.version, *installed]).encode())
+    """Hash of the Python version and of all installed packages with their versions.
+
+    The packages of this repository are left out: of them the files count.
+    """
+    own = {"equipath", "coursekit"}
+    # Not all of sys.path: setuptools adds its own copies to it when it is imported.
+    folders = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+    found = {(d.metadata["Name"], d.version) for d in importlib.metadata.distributions(path=folders)}
+    return digest("\n".join([sys.version, *(f"{n}=={v}" for n, v in sorted(found) if n not in own)]).encode())
 
 
 def data_folder(course: Path) -> Path | None:
@@ -178,7 +185,10 @@ def dependencies(facts: dict[str, Any], scratch: Path) -> list[Path]:
             if (folder / "__init__.py").is_file():
                 packages.add(folder)
     for folder in packages:
-        files |= {p for p in folder.rglob("*") if p.is_file() and p.suffix not in {".py", ".pyc"}}
+        for path in folder.rglob("*"):
+            hidden = any(part.startswith((".", "__pycache__")) for part in path.relative_to(folder).parts)
+            if path.is_file() and path.suffix not in {".py", ".pyc"} and not hidden:
+                files.add(path)
     for name in facts["read"]:
         path = Path(name).resolve()
         if (
@@ -305,7 +315,8 @@ def kernel_environment(scratch: Path, variant: Variant, jobs: int) -> dict[str, 
     """The kernel's environment: this one, made the same for every user, with the cores shared between the
     jobs.
     """
-    environment = {k: v for k, v in os.environ.items() if k != "COURSEKIT_BOOK"}
+    # A backend that was chosen for scripts would keep pictures out of the notebook.
+    environment = {k: v for k, v in os.environ.items() if k not in {"COURSEKIT_BOOK", "MPLBACKEND"}}
     environment["IPYTHONDIR"] = str(scratch / "ipython")
     environment["PYTHONHASHSEED"] = "0"
     environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"

@@ -28,7 +28,7 @@ def test_help_names_every_command_and_imports_nothing_heavy():
         "print(sorted({'torch', 'numpy', 'nbformat', 'nbgrader', 'jupytext', 'IPython'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    for command in ("build", "lab-copy", "run", "book-pages", "exercises"):
+    for command in ("build", "lab-copy", "run", "book-pages", "book", "exercises"):
         assert f"  {command} " in ran.stdout
     assert ran.stdout.endswith("[]\n")
 
