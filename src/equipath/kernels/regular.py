@@ -3,7 +3,8 @@
 Pure functions from parameters to the taps of an ordinary convolution, by index tables: lifting (Z² → G, eq.
 1 of the GU-Net paper), group convolution (G → G, eq. 2), its transpose, and the projection G → Z² (eq. 3).
 In all of them a filter moved by g carries the taps of the pixel grid with it; a filter on the group also has
-its planes change places. The number of taps is k² for a k x k filter; G is the group's order.
+its planes change places. The number of taps is k² for a k x k filter; G is the group's order. ``tables`` are
+those of ``copy_tables``, for callers that keep them on the weight's device.
 """
 
 from functools import lru_cache
@@ -28,8 +29,11 @@ def regular_table(group: Group, kernel_size: int) -> Tensor:
     return planes[:, :, None] * kernel_size**2 + tap_table(group, kernel_size)[:, None]
 
 
+Tables = tuple[Tensor, Tensor]
+
+
 @lru_cache(maxsize=256)
-def _inverse_tables(group: Group, kernel_size: int, planes: int) -> tuple[Tensor, Tensor]:
+def copy_tables(group: Group, kernel_size: int, planes: int) -> Tables:
     """The flat table from a filter's numbers to its G copies, and the flat table back, each copy on its
     own."""
     table = regular_table(group, kernel_size) if planes > 1 else tap_table(group, kernel_size)
@@ -75,13 +79,15 @@ class _Sum(torch.autograd.Function):
         return _Copy.apply(grads[0], table, back), None, None, None
 
 
-def _copies(weight: Tensor, group: Group, kernel_size: int, planes: int) -> Tensor:
+def _copies(weight: Tensor, group: Group, kernel_size: int, planes: int, tables: Tables | None) -> Tensor:
     """(A, B, planes · k²) parameters -> (A, B, G, planes, k²)."""
-    table, back = (t.to(weight.device) for t in _inverse_tables(group, kernel_size, planes))
+    table, back = copy_tables(group, kernel_size, planes) if tables is None else tables
     flat = weight.reshape(-1, planes * kernel_size**2)
     # A compiler writes its own gradient of the plain gather.
-    compiling = torch.compiler.is_compiling()
-    copies = flat.index_select(1, table) if compiling else _Copy.apply(flat, table, back)
+    if torch.compiler.is_compiling():
+        copies = flat.index_select(1, table)
+    else:
+        copies = _Copy.apply(flat, table.to(weight.device), back.to(weight.device))
     return copies.reshape(*weight.shape[:2], group.order, planes, kernel_size**2)
 
 
@@ -90,15 +96,15 @@ def _check(weight: Tensor, dims: int, wanted: str) -> None:
         raise ValueError(f"the filter has shape {tuple(weight.shape)}; wanted {wanted}, square")
 
 
-def lifting_taps(weight: Tensor, group: Group) -> Tensor:
+def lifting_taps(weight: Tensor, group: Group, tables: Tables | None = None) -> Tensor:
     """Z² → G: filters (O, I, k, k) to conv2d taps (O · G, I, k, k); output plane g sees the filter moved by
     g."""
     _check(weight, 4, "(O, I, k, k)")
     o, i, k, _ = weight.shape
-    return _copies(weight, group, k, 1).movedim(2, 1).reshape(o * group.order, i, k, k)
+    return _copies(weight, group, k, 1, tables).movedim(2, 1).reshape(o * group.order, i, k, k)
 
 
-def regular_taps(weight: Tensor, group: Group) -> Tensor:
+def regular_taps(weight: Tensor, group: Group, tables: Tables | None = None) -> Tensor:
     """G → G: filters (O, I, G, k, k) to conv2d taps (O · G, I · G, k, k).
 
     Between output plane g and input plane h stands plane g⁻¹ h of the filter, moved by g. The same taps
@@ -109,12 +115,12 @@ def regular_taps(weight: Tensor, group: Group) -> Tensor:
     o, i, g, k, _ = weight.shape
     if g != group.order:
         raise ValueError(f"a filter on {group.name} has {group.order} planes; got {tuple(weight.shape)}")
-    return _copies(weight, group, k, g).movedim(2, 1).reshape(o * g, i * g, k, k)
+    return _copies(weight, group, k, g, tables).movedim(2, 1).reshape(o * g, i * g, k, k)
 
 
-def projection_taps(weight: Tensor, group: Group) -> Tensor:
+def projection_taps(weight: Tensor, group: Group, tables: Tables | None = None) -> Tensor:
     """G → Z²: planar filters (O, I, k, k) to conv2d taps (O, I · G, k, k); input plane h sees it moved by
     h."""
     _check(weight, 4, "(O, I, k, k)")
     o, i, k, _ = weight.shape
-    return _copies(weight, group, k, 1).reshape(o, i * group.order, k, k)
+    return _copies(weight, group, k, 1, tables).reshape(o, i * group.order, k, k)

@@ -32,7 +32,12 @@ def _one(value: int | tuple[int, ...], name: str, who: str) -> int:
 
 def _check_regular(x: Tensor, channels: int | None, group: Group | None, who: str) -> None:
     order = group.order if group else None
-    fits = x.dim() == 5 and channels in (None, x.shape[1]) and order in (None, x.shape[2])
+    # == one by one, not `in`: a compiler's symbolic sizes do not know `in`.
+    fits = (
+        x.dim() == 5
+        and (channels is None or x.shape[1] == channels)
+        and (order is None or x.shape[2] == order)
+    )
     if not fits:
         c, g = ("C" if channels is None else channels), ("G" if order is None else order)
         raise ValueError(f"{who} takes a regular field (B, {c}, {g}, H, W); got {tuple(x.shape)}")
@@ -67,6 +72,8 @@ class _GroupConvolution(nn.Module):
     planes_in = planes_out = True  # whether input and output are regular fields
     filter_on_group = False
     transposed = False
+    _table: Tensor
+    _back: Tensor
 
     def __init__(
         self,
@@ -124,6 +131,11 @@ class _GroupConvolution(nn.Module):
             torch.empty(first, second // groups, *planes, k, k, device=device, dtype=dtype)
         )
         self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        # Index tables travel with the layer (a copy at each call would make an accelerator wait) but not in
+        # its state.
+        table, back = regular.copy_tables(self.group, k, self.group.order if self.filter_on_group else 1)
+        self.register_buffer("_table", table.to(self.weight.device), persistent=False)
+        self.register_buffer("_back", back.to(self.weight.device), persistent=False)
         self._kept = KeptFilters()
         self.reset_parameters()
 
@@ -227,7 +239,7 @@ class LiftingConv2d(_GroupConvolution):
     planes_in = False
 
     def _expand(self, weight: Tensor) -> Tensor:
-        return regular.lifting_taps(weight, self.group)
+        return regular.lifting_taps(weight, self.group, (self._table, self._back))
 
 
 class GroupConv2d(_GroupConvolution):
@@ -246,7 +258,7 @@ class GroupConv2d(_GroupConvolution):
     filter_on_group = True
 
     def _expand(self, weight: Tensor) -> Tensor:
-        return regular.regular_taps(weight, self.group)
+        return regular.regular_taps(weight, self.group, (self._table, self._back))
 
     def evaluation(self, x: Tensor) -> str:
         """How this input will be computed: "expand" or "fourier"."""
@@ -347,7 +359,7 @@ class GroupConvTranspose2d(_GroupConvolution):
         )
 
     def _expand(self, weight: Tensor) -> Tensor:
-        return regular.regular_taps(weight, self.group)
+        return regular.regular_taps(weight, self.group, (self._table, self._back))
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input(x)
@@ -380,7 +392,7 @@ class GroupToPlaneConv2d(_GroupConvolution):
     planes_out = False
 
     def _expand(self, weight: Tensor) -> Tensor:
-        return regular.projection_taps(weight, self.group)
+        return regular.projection_taps(weight, self.group, (self._table, self._back))
 
 
 class GroupBatchNorm2d(nn.BatchNorm3d):
