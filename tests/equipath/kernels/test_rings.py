@@ -77,7 +77,7 @@ def test_asymmetric_filters_and_small_supports_in_both_evaluations(padding):
     [
         ((1, 64, 64, 64), 64, 9, torch.float32, "factor"),
         ((1, 512, 28, 28), 512, 5, torch.float32, "factor"),
-        ((1, 3, 64, 64), 16, 3, torch.float32, "expand"),
+        ((1, 16, 20, 20), 16, 3, torch.float32, "expand"),
         ((1, 64, 64, 64), 64, 9, torch.float64, "expand"),
     ],
 )
