@@ -1,9 +1,9 @@
 """Kill matrices: every exercise against every answer that must pass and every one that must not.
 
-One line in a test file, ``test_kill = kill_matrix("package.exercises.topic")``, makes a test of each pair: the reference and
-the alternatives pass; each misconception earns its own message; an untouched stub is "not attempted"; and general sabotage
-(zeros, identity, NaN, numpy, in-place, an endless loop ...) is rejected with a fitting word. No message may hold a line of
-the reference's source.
+One line in a test file, ``test_kill = kill_matrix("package.exercises.topic")``, makes a test of each pair:
+the reference and the alternatives pass; each misconception earns its own message; an untouched stub is "not
+attempted"; and general sabotage (zeros, identity, NaN, numpy, in-place, an endless loop ...) is rejected
+with a fitting word. No message may hold a line of the reference's source.
 """
 
 from __future__ import annotations
@@ -148,7 +148,9 @@ def _noise(v: Any) -> Any:
             else torch.randint_like(v.long(), 9).to(v.dtype)
         )
     if isinstance(v, np.ndarray):
-        return (v + torch.randint(1, 9, v.shape).numpy() * (1 if v.dtype.kind in "iu" else 0.1)).astype(v.dtype)
+        return (v + torch.randint(1, 9, v.shape).numpy() * (1 if v.dtype.kind in "iu" else 0.1)).astype(
+            v.dtype
+        )
     return v + float(torch.rand(())) if type(v) is float else v
 
 
@@ -344,9 +346,11 @@ def timings(module: str | ModuleType) -> list[tuple[str, str, float]]:
 
 
 def kill_matrix(module: str | ModuleType) -> Callable[..., None]:
-    """A test function for all rows of all exercises of a module: ``test_kill = kill_matrix("package.topic")``.
+    """A test function for all rows of all exercises of a module: ``test_kill =
+    kill_matrix("package.topic")``.
 
-    The seconds of each verdict are recorded as a property of the test (``--junitxml`` shows them), never asserted.
+    The seconds of each verdict are recorded as a property of the test (``--junitxml`` shows them), never
+    asserted.
     """
     import pytest
 

@@ -1,7 +1,8 @@
 """Exercises and their verdicts: what is asked, how an answer is judged, and what a student reads.
 
-An `Exercise` holds a reference, alternatives, misconceptions, hints and checks. A check is ``def check(ask)``; ``ask`` sends
-plain arrays to the answer and returns plain arrays, so the answer may live in another process (`serve`, `PipeTransport`).
+An `Exercise` holds a reference, alternatives, misconceptions, hints and checks. A check is ``def
+check(ask)``; ``ask`` sends plain arrays to the answer and returns plain arrays, so the answer may live in
+another process (`serve`, `PipeTransport`).
 """
 
 from .catalogue import list_exercises

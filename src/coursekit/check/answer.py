@@ -1,8 +1,9 @@
-"""The student's side of the port: holds the answer, calls it when a message asks for it, and replies with a message.
+"""The student's side of the port: holds the answer, calls it when a message asks for it, and replies with a
+message.
 
-The same `Responder` works in the notebook's own process and behind a pipe (`serve`); it keeps nothing back from the
-checker and decides nothing. It reports what happened: the value, which arguments were changed in place, or the error with
-the line of the student's own code where it arose.
+The same `Responder` works in the notebook's own process and behind a pipe (`serve`); it keeps nothing back
+from the checker and decides nothing. It reports what happened: the value, which arguments were changed in
+place, or the error with the line of the student's own code where it arose.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class Responder:
         self.room = 4000  # characters of the answer's own output that are shown during one check
 
     def handle(self, request: bytes, call_back: CallBack) -> bytes:
-        """Carry out one request. ``call_back`` sends the checker a message and returns its reply (functions as arguments)."""
+        """Carry out one request. ``call_back`` sends the checker a message and returns its reply (functions
+        as arguments).
+        """
         try:
             order, body = unwrap(request)
             reply = self._do(order | decode(body), call_back)
@@ -326,6 +329,8 @@ def _failure(error: BaseException, answer: Any) -> dict[str, Any]:
 
 
 def _raised_here(tb: TracebackType) -> bool:
-    """Whether the frame itself says ``raise``: torch raises NotImplementedError too, for dtypes an operation lacks."""
+    """Whether the frame itself says ``raise``: torch raises NotImplementedError too, for dtypes an
+    operation lacks.
+    """
     code = tb.tb_frame.f_code.co_code
     return 0 <= tb.tb_lasti < len(code) and dis.opname[code[tb.tb_lasti]] == "RAISE_VARARGS"

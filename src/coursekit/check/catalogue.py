@@ -1,4 +1,6 @@
-"""Which exercises there are: found in the packages that name themselves under the entry point group ``coursekit.exercises``."""
+"""Which exercises there are: found in the packages that name themselves under the entry point group
+``coursekit.exercises``.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ def exercises_in(module: str | ModuleType) -> list[Exercise]:
 
 
 def all_exercises(package: str | None = None) -> list[Exercise]:
-    """Every exercise in the modules of ``package``, or of all packages of the entry point group, ordered by lesson.
+    """Every exercise in the modules of ``package``, or of all packages of the entry point group, ordered by
+    lesson.
 
     Raises `ExerciseError` where two exercises have one name, or where no installed package offers any.
     """
@@ -47,7 +50,9 @@ def all_exercises(package: str | None = None) -> list[Exercise]:
 
 
 def list_exercises(package: str | None = None) -> list[dict[str, Any]]:
-    """One row for each exercise: exercise, lesson, title, points, alternatives, misconceptions, hints (counts), objective."""
+    """One row for each exercise: exercise, lesson, title, points, alternatives, misconceptions, hints
+    (counts), objective.
+    """
     return [
         {
             "exercise": x.name,

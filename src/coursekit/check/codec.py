@@ -1,10 +1,12 @@
-"""How values travel between the checker and an answer: a JSON header followed by raw array bytes, never a pickle.
+"""How values travel between the checker and an answer: a JSON header followed by raw array bytes, never a
+pickle.
 
-A message is ``b"CK1\\n"``, the header's length (4 bytes, big endian), the header, and the arrays one after the other.
-Only plain things can be said in it: None, bool, int, float, complex, str, list, tuple, dict, torch tensors and numpy
-arrays of the usual types, dtypes, and numbered references to functions and objects that stay on their own side. What is
-read back is rebuilt from bytes as exactly these types, so no object of a student ever reaches the checker, whatever it
-claims to be equal to. Every limit and every malformed message is a `CodecError`.
+A message is ``b"CK1\\n"``, the header's length (4 bytes, big endian), the header, and the arrays one after
+the other. Only plain things can be said in it: None, bool, int, float, complex, str, list, tuple, dict,
+torch tensors and numpy arrays of the usual types, dtypes, and numbered references to functions and objects
+that stay on their own side. What is read back is rebuilt from bytes as exactly these types, so no object of
+a student ever reaches the checker, whatever it claims to be equal to. Every limit and every malformed
+message is a `CodecError`.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ _TORCH_DTYPES = {
     )
 }
 _TORCH_NAMES = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
-_NUMPY_NAMES = tuple(name for name in _TORCH_DTYPES if name != "bfloat16") + ("uint16", "uint32", "uint64")
+_NUMPY_NAMES = (*tuple(name for name in _TORCH_DTYPES if name != "bfloat16"), "uint16", "uint32", "uint64")
 _ITEMSIZE = {name: dtype.itemsize for name, dtype in _TORCH_DTYPES.items()} | {
     "uint16": 2,
     "uint32": 4,
@@ -80,7 +82,9 @@ class Foreign:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Stands for a tensor that is not in main memory (device ``cuda:0``, ``meta`` ...): its form travels, not its values."""
+    """Stands for a tensor that is not in main memory (device ``cuda:0``, ``meta`` ...): its form travels,
+    not its values.
+    """
 
     device: str
     dtype: str
@@ -126,8 +130,8 @@ class _Writer:
             return {"c": [x.real.hex(), x.imag.hex()]}
         if x is Ellipsis:
             return {"e": 0}
-        # The type itself, never `__class__`, which an object may choose; and below the base classes' own iteration, so
-        # that a subclass cannot say something other than what it holds.
+        # The type itself, never `__class__`, which an object may choose; and below the base classes' own
+        # iteration, so that a subclass cannot say something other than what it holds.
         if issubclass(kind, torch.Tensor):
             return self._tensor(x)
         if issubclass(kind, (np.ndarray, np.generic)):
@@ -156,7 +160,8 @@ class _Writer:
     def _room(self, nbytes: int) -> None:
         if self.size + nbytes > self.limit:
             raise CodecError(
-                f"{(self.size + nbytes) / 2**20:.0f} MiB is more than the {self.limit / 2**20:.0f} MiB allowed"
+                f"{(self.size + nbytes) / 2**20:.0f} MiB is more than the "
+                f"{self.limit / 2**20:.0f} MiB allowed"
             )
         if len(self.arrays) >= MAX_ARRAYS:
             raise CodecError(f"more than {MAX_ARRAYS} arrays in one message")
@@ -201,8 +206,9 @@ def encode(
 ) -> bytes:
     """Write one message as bytes.
 
-    ``refer(obj)`` may give a `Ref` for a thing that stays on this side (a function, a module); everything else that is
-    not plain becomes `Foreign`. Raises `CodecError` where the message would exceed ``limit`` bytes.
+    ``refer(obj)`` may give a `Ref` for a thing that stays on this side (a function, a module); everything
+    else that is not plain becomes `Foreign`. Raises `CodecError` where the message would exceed ``limit``
+    bytes.
     """
     writer = _Writer(refer, limit)
     body = {str(key): writer.value(value) for key, value in message.items()}
@@ -301,7 +307,9 @@ def _array(spec: Any, raw: memoryview) -> Any:
 
 
 def decode(data: bytes, *, limit: int = MAX_BYTES) -> dict[str, Any]:
-    """Read one message; what it holds is rebuilt as exact plain types. Raises `CodecError` for anything malformed."""
+    """Read one message; what it holds is rebuilt as exact plain types. Raises `CodecError` for anything
+    malformed.
+    """
     if len(data) > limit + MAX_HEADER + 8:
         raise CodecError(f"a message of {len(data)} bytes is more than the {limit} allowed")
     if len(data) < 8 or data[:4] != MAGIC:
@@ -374,6 +382,8 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202
 
 
 def clean(text: str, room: int) -> str:
-    """Text from an answer's side on one line of at most ``room`` characters, without colours and control characters."""
+    """Text from an answer's side on one line of at most ``room`` characters, without colours and control
+    characters.
+    """
     text = " ".join(_CONTROL.sub("", text[: 20 * room]).split())
     return text if len(text) <= room else text[: room - 1] + "…"

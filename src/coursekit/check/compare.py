@@ -47,10 +47,11 @@ def as_numpy(x: Any) -> np.ndarray:
 
 
 def distance(got: Any, want: Any) -> float:
-    """Largest absolute difference divided by the largest wanted magnitude; NaN and infinity must agree in place.
+    """Largest absolute difference divided by the largest wanted magnitude; NaN and infinity must agree in
+    place.
 
-    Where all wanted values are zero the difference counts as it is; differences a thousand times below the tolerance of
-    the dtype count as none, so that rounding next to zero is not taken for an error.
+    Where all wanted values are zero the difference counts as it is; differences a thousand times below the
+    tolerance of the dtype count as none, so that rounding next to zero is not taken for an error.
     """
     floor = 1e-3 * max(tolerance_of(got, want), 1e-10)
     a, b = as_numpy(got), as_numpy(want)
@@ -78,7 +79,9 @@ def distance(got: Any, want: Any) -> float:
 
 
 def near(a: Any, b: Any, tolerance: float | None = None) -> bool:
-    """Whether two plain values are of one form and equal up to rounding (0-d arrays count as numbers, lists as tuples)."""
+    """Whether two plain values are of one form and equal up to rounding (0-d arrays count as numbers, lists
+    as tuples).
+    """
     a, b = _item(a), _item(b)
     arrays = (torch.Tensor, np.ndarray)
     if isinstance(a, arrays) or isinstance(b, arrays):

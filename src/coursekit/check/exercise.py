@@ -1,8 +1,9 @@
-"""An exercise: what is asked, its solutions, the known mistakes, hints and checks; and how an answer is judged.
+"""An exercise: what is asked, its solutions, the known mistakes, hints and checks; and how an answer is
+judged.
 
-An answer that fails a check is compared, on every input the checks use, with what each known misconception returns: the
-same behaviour earns the misconception's message, whatever the code looks like. No match, and the check's own sentence
-stands: a true statement about this answer, never a guess.
+An answer that fails a check is compared, on every input the checks use, with what each known misconception
+returns: the same behaviour earns the misconception's message, whatever the code looks like. No match, and
+the check's own sentence stands: a true statement about this answer, never a guess.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ class Worth:
 
 
 def worth(points: float, what: str, check: Check) -> Worth:
-    """Give partial credit: this check alone earns ``points``; ``what`` names it to the student (three words)."""
+    """Give partial credit: this check alone earns ``points``; ``what`` names it to the student (three
+    words).
+    """
     if not points > 0:
         raise ExerciseError(f"worth() needs points > 0, got {points}")
     return Worth(points, what, check)
@@ -87,12 +90,13 @@ def worth(points: float, what: str, check: Check) -> Worth:
 class Exercise:
     """One exercise, written once: for the notebook, the grader, the book and the tests.
 
-    ``reference`` solves it; ``alternatives`` (2 or more) are other right ways; ``misconceptions`` (6 or more) are wrong
-    ones with their messages; ``hints`` are three, from a nudge to nearly the answer. ``checks`` are functions of an
-    `Ask`, run in order; the first that stops decides. A check wrapped in `worth` earns its own points; all other checks
-    must pass before any points are given. ``free`` names what the statement leaves open in form: "kind" (tensor, array,
-    number), "dtype", "shape", "nan", "inplace", "random". ``seconds`` of processor time are given to an answer.
-    Raises `ExerciseError` where a part is missing or malformed.
+    ``reference`` solves it; ``alternatives`` (2 or more) are other right ways; ``misconceptions`` (6 or
+    more) are wrong ones with their messages; ``hints`` are three, from a nudge to nearly the answer.
+    ``checks`` are functions of an `Ask`, run in order; the first that stops decides. A check wrapped in
+    `worth` earns its own points; all other checks must pass before any points are given. ``free`` names
+    what the statement leaves open in form: "kind" (tensor, array, number), "dtype", "shape", "nan",
+    "inplace", "random". ``seconds`` of processor time are given to an answer. Raises `ExerciseError` where
+    a part is missing or malformed.
     """
 
     name: str
@@ -164,7 +168,7 @@ class Exercise:
         if not self.seconds > 0:
             yield f"seconds must be > 0, got {self.seconds!r}"
 
-    # -- what a notebook calls -----------------------------------------------------------------------------------------
+    # -- what a notebook calls -----------------------------------------------------------------------------
 
     def check(self, answer: Any) -> Verdict:
         """Judge an answer (the function or class itself), show the verdict, and return it."""
@@ -173,7 +177,8 @@ class Exercise:
         return verdict
 
     def grade(self, answer: Any) -> Points:
-        """Judge an answer in a graded cell: return the points earned, or raise `NoPoints` (one line) when there are none.
+        """Judge an answer in a graded cell: return the points earned, or raise `NoPoints` (one line) when
+        there are none.
 
         nbgrader reads the returned number as partial credit when the call is the cell's last line.
         """
@@ -193,7 +198,7 @@ class Exercise:
         hint.show()
         return hint
 
-    # -- judging -------------------------------------------------------------------------------------------------------
+    # -- judging -------------------------------------------------------------------------------------------
 
     def judge(self, answer: Any = None, *, transport: Transport | None = None) -> Verdict:
         """The verdict on an answer in this process, or behind a ``transport``, without showing it."""
@@ -219,7 +224,8 @@ class Exercise:
         if what.get("callable") is not True:
             article = "an" if kind[:1].lower() in "aeiou" else "a"
             return Finding(
-                f"This is {article} {kind}, not a function. Hand over the function itself, without parentheses and "
+                f"This is {article} {kind}, not a function. Hand over the function itself, "
+                "without parentheses and "
                 "arguments.",
                 "not callable",
             )
@@ -232,7 +238,9 @@ class Exercise:
         return [(c.what, 0.0, c.points) for c in self.checks if isinstance(c, Worth)]
 
     def _run(self, ask: Ask) -> tuple[Finding | None, list[tuple[str, float, float]], bool]:
-        """Run the checks: the first finding, the parts earned, and whether nothing had been returned before."""
+        """Run the checks: the first finding, the parts earned, and whether nothing had been returned
+        before.
+        """
         gates = [c for c in self.checks if not isinstance(c, Worth)]
         shares = [c for c in self.checks if isinstance(c, Worth)]
         for gate in gates:
@@ -286,7 +294,8 @@ class Exercise:
             return make("wrong", message, earned, "misconception", f.id)
         if wavers and "random" not in self.free:
             message = (
-                "Called again with the same input, your function gives another result. It must not depend on random "
+                "Called again with the same input, your function gives another result. It must "
+                "not depend on random "
                 f"numbers or on what it keeps from earlier calls. ({ask.log[-1].shown})"
             )
             return make("wrong", message, earned, "random")
@@ -294,10 +303,12 @@ class Exercise:
             message = f"{message} ({ask.log[-1].shown})"
         return make("wrong", message, earned, f.kind)
 
-    # -- rehearsal and diagnosis ---------------------------------------------------------------------------------------
+    # -- rehearsal and diagnosis ---------------------------------------------------------------------------
 
     def rehearse(self) -> Rehearsal:
-        """Run the reference through the checks once; what it was asked and replied is the form that answers must have."""
+        """Run the reference through the checks once; what it was asked and replied is the form that answers
+        must have.
+        """
         if "rehearsal" not in self._memory:
             with trusted(), calm(0):
                 ask = Ask(InProcess(self.reference), free=self.free, seconds=60.0, quiet=True)
@@ -342,7 +353,9 @@ class Exercise:
         return known[m.id]
 
     def _wavers(self, transport: Transport, ask: Ask) -> bool:
-        """Whether the last request, sent again under another random seed and after other calls, gets another reply."""
+        """Whether the last request, sent again under another random seed and after other calls, gets
+        another reply.
+        """
         last = ask.log[-1] if ask.log else None
         if last is None or "error" in last.reply:
             return False
@@ -356,7 +369,9 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """The reference's run through the checks: every request with its reply, and the form expected of answers."""
+    """The reference's run through the checks: every request with its reply, and the form expected of
+    answers.
+    """
 
     log: list[Outcome]
     expected: Expected
@@ -384,7 +399,9 @@ def _holds_handle(x: Any) -> bool:
 
 
 def _attempt(check: Check, ask: Ask) -> Finding | None:
-    """Run one check; what it finds, or None. A check that fails on an odd result says that, and does not raise."""
+    """Run one check; what it finds, or None. A check that fails on an odd result says that, and does not
+    raise.
+    """
     try:
         check(ask)
     except Finding as finding:

@@ -1,7 +1,8 @@
-"""Words for the author of checks: ``close``, ``expect``, and the five parts of a check for an equivariant map.
+"""Words for the author of checks: ``close``, ``expect``, and the five parts of a check for an equivariant
+map.
 
-Each helper stops the check with a sentence that names the property, the input and how far it is off; none of them prints
-the wanted numbers. What a group does to an input or an output is handed in as functions.
+Each helper stops the check with a sentence that names the property, the input and how far it is off; none
+of them prints the wanted numbers. What a group does to an input or an output is handed in as functions.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ def expect(condition: Any, message: str, *, id: str | None = None) -> None:
 def close(got: Any, want: Any, what: str, *, tol: float | None = None, id: str | None = None) -> None:
     """Stop the check unless ``got`` equals ``want`` up to rounding.
 
-    ``what`` is a full sentence of what should hold ("Turning four times gives the image back"). ``tol`` is relative to the
-    largest wanted value; by default it follows the dtype (float64 1e-10, float32 1e-4, float16 1e-2, bfloat16 5e-2, integers
-    exact). The message says how far off the answer is, never the wanted values.
+    ``what`` is a full sentence of what should hold ("Turning four times gives the image back"). ``tol`` is
+    relative to the largest wanted value; by default it follows the dtype (float64 1e-10, float32 1e-4,
+    float16 1e-2, bfloat16 5e-2, integers exact). The message says how far off the answer is, never the
+    wanted values.
     """
     value = conform(got, want, frozenset({"dtype"}))
     tol = tolerance_of(value, want) if tol is None else tol
@@ -78,7 +80,9 @@ def commutes(
     tol: float | None = None,
     id: str | None = None,
 ) -> None:
-    """Stop the check unless ``f(move_in(x)) == move_out(f(x))`` for each (name, move_in, move_out) in ``moves``."""
+    """Stop the check unless ``f(move_in(x)) == move_out(f(x))`` for each (name, move_in, move_out) in
+    ``moves``.
+    """
     y = f(x)
     for name, move_in, move_out in moves:
         close(
@@ -91,7 +95,9 @@ def commutes(
 
 
 def sensitive(f: Map, x: torch.Tensor, *, what: str = "your map", id: str | None = None) -> None:
-    """Stop the check where the output does not follow the input: another input, or one changed pixel, changes nothing."""
+    """Stop the check where the output does not follow the input: another input, or one changed pixel,
+    changes nothing.
+    """
     y = as_numpy(f(x))
     generator = torch.Generator().manual_seed(11)
     other = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)
@@ -119,7 +125,9 @@ def agrees(
     tol: float | None = None,
     id: str | None = None,
 ) -> None:
-    """Stop the check unless ``f`` and ``library`` give the same numbers on each input (a tuple is spread as arguments)."""
+    """Stop the check unless ``f`` and ``library`` give the same numbers on each input (a tuple is spread as
+    arguments).
+    """
     for item in inputs:
         args = item if isinstance(item, tuple) else (item,)
         shown = ", ".join(describe_value(a) for a in args)
@@ -143,8 +151,9 @@ def depends(
 ) -> None:
     """Stop the check unless the output depends on every parameter where the library's does, and nowhere else.
 
-    ``f(x, parameters)`` and ``library(x, parameters)`` take the weights with the input. Up to ``entries`` single numbers
-    of each parameter are changed in turn: no dead weight, no weight used where it should not be.
+    ``f(x, parameters)`` and ``library(x, parameters)`` take the weights with the input. Up to ``entries``
+    single numbers of each parameter are changed in turn: no dead weight, no weight used where it should not
+    be.
     """
     base, base_library = as_numpy(f(x, dict(parameters))), as_numpy(library(x, dict(parameters)))
     for name, value in parameters.items():
@@ -158,7 +167,8 @@ def depends(
             place = tuple(int(n) for n in np.unravel_index(i, tuple(value.shape))) if value.ndim else ()
             if theirs and not mine:
                 raise Finding(
-                    f"The output does not depend on `{name}` at index {list(place)}: a weight that does nothing.",
+                    f"The output does not depend on `{name}` at index {list(place)}: a weight that "
+                    "does nothing.",
                     "property",
                     id,
                 )
@@ -196,13 +206,15 @@ def equivariant_map(
     what: str = "your layer",
     tol: float | None = None,
 ) -> None:
-    """The five parts of a check for an equivariant map; alone, commuting proves nothing, since the zero map commutes.
+    """The five parts of a check for an equivariant map; alone, commuting proves nothing, since the zero map
+    commutes.
 
     1. it commutes with each exact ``move`` of a group, on the ``square`` input (choose odd sides) and, for
-    ``moves_oblong`` (default: the same moves), on the ``oblong`` one; 2. it is sensitive to its input; 3. at the injected
-    ``parameters`` it agrees with ``library``; 4. it depends on every parameter as the library does, and their number is
-    ``count`` where that is given; 5. it treats batch > 1 and channels > 1 on a non-square image as it should.
-    ``f(x, parameters)`` asks the answer; both inputs need batch > 1, and ``oblong`` a height other than its width.
+    ``moves_oblong`` (default: the same moves), on the ``oblong`` one; 2. it is sensitive to its input; 3.
+    at the injected ``parameters`` it agrees with ``library``; 4. it depends on every parameter as the
+    library does, and their number is ``count`` where that is given; 5. it treats batch > 1 and channels > 1
+    on a non-square image as it should. ``f(x, parameters)`` asks the answer; both inputs need batch > 1,
+    and ``oblong`` a height other than its width.
     """
     if oblong.shape[-1] == oblong.shape[-2] or min(square.shape[0], oblong.shape[0]) < 2:
         raise ValueError("equivariant_map needs batch > 1 and an oblong image whose height is not its width")

@@ -1,9 +1,9 @@
 """Keeps a verdict independent of the notebook around it, and the notebook as it was.
 
-`calm` runs a student's code under known random seeds, dtype, device, gradient mode, warnings and error settings and puts
-back what it found. `trusted` undoes replacements of torch's and numpy's functions while the checker works. `time_limit`
-stops code that takes too long: by an alarm signal in the main thread where the system has one, else by an exception
-that a second thread plants in this one.
+`calm` runs a student's code under known random seeds, dtype, device, gradient mode, warnings and error
+settings and puts back what it found. `trusted` undoes replacements of torch's and numpy's functions while
+the checker works. `time_limit` stops code that takes too long: by an alarm signal in the main thread where
+the system has one, else by an exception that a second thread plants in this one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class TimeUp(BaseException):
 
 
 class _Sink:
-    """Takes what an answer prints: the first few thousand characters go to stdout, the rest nowhere, nothing to stderr."""
+    """Takes what an answer prints: the first few thousand characters go to stdout, the rest nowhere,
+    nothing to stderr.
+    """
 
     encoding = "utf-8"
     errors = "replace"
@@ -66,9 +68,9 @@ class _Sink:
 def calm(seed: int = 0, out: Any = None, room: int = 4000) -> Iterator[_Sink]:
     """Run code under known settings and put back what was found.
 
-    Random generators of torch, numpy and Python start at ``seed``; default dtype float32; default device cpu; gradients
-    on; autocast and deterministic mode off; numpy's floating-point settings as at start-up; warnings silent. Text printed
-    to stdout or stderr goes to ``out``, at most ``room`` characters of it.
+    Random generators of torch, numpy and Python start at ``seed``; default dtype float32; default device
+    cpu; gradients on; autocast and deterministic mode off; numpy's floating-point settings as at start-up;
+    warnings silent. Text printed to stdout or stderr goes to ``out``, at most ``room`` characters of it.
     """
     rng, np_rng, py_rng = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     dtype, device, grad = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
@@ -145,7 +147,9 @@ _NAMES = {id(owner): frozenset(vars(owner)) for owner in _OWNERS}
 
 @contextmanager
 def trusted() -> Iterator[None]:
-    """Give torch's, numpy's and math's functions as they were at import, then put the notebook's versions back."""
+    """Give torch's, numpy's and math's functions as they were at import, then put the notebook's versions
+    back.
+    """
     replaced = [
         (owner, name, vars(owner).get(name, _MISSING))
         for owner, originals in _AS_IMPORTED
@@ -185,10 +189,12 @@ _monotonic, _thread_time = time.monotonic, time.thread_time
 
 @contextmanager
 def time_limit(seconds: float, wall: float | None = None) -> Iterator[None]:
-    """Raise `TimeUp` in the body once it used ``seconds`` of this thread's processor time, or ``wall`` seconds by the clock.
+    """Raise `TimeUp` in the body once it used ``seconds`` of this thread's processor time, or ``wall``
+    seconds by the clock.
 
-    Processor time, so that honest work on a busy machine is not cut short; ``wall`` (default: four times ``seconds``)
-    ends code that sleeps or waits. The alarm is repeated, because code in a loop may swallow the first.
+    Processor time, so that honest work on a busy machine is not cut short; ``wall`` (default: four times
+    ``seconds``) ends code that sleeps or waits. The alarm is repeated, because code in a loop may swallow
+    the first.
     """
     wall = 4 * seconds if wall is None else wall
     seconds = max(seconds, 0.01)
@@ -208,8 +214,9 @@ def _by_signal(seconds: float, wall: float) -> Iterator[None]:
     tracer = sys.gettrace()
 
     def pounce(frame: FrameType, event: str, arg: Any) -> Any:
-        # Code like `while True: try: ... except: continue` swallows every alarm, since it is always inside `try`. The
-        # line it goes to next is in its `except` block: an exception raised there leaves the loop.
+        # Code like `while True: try: ... except: continue` swallows every alarm, since it is always inside
+        # `try`. The line it goes to next is in its `except` block: an exception raised there leaves the
+        # loop.
         if event == "line" and armed:
             raise TimeUp
         return pounce

@@ -1,7 +1,8 @@
-"""An answer in another process: messages as frames (4 bytes of length, big endian, then the message) over two pipes.
+"""An answer in another process: messages as frames (4 bytes of length, big endian, then the message) over
+two pipes.
 
-`serve` runs beside the answer; `PipeTransport` is the checker's end. The checker waits a limited time for each frame and
-reads a limited number of bytes, whatever the other side does.
+`serve` runs beside the answer; `PipeTransport` is the checker's end. The checker waits a limited time for
+each frame and reads a limited number of bytes, whatever the other side does.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ _CALL, _REPLY = b"C", b"R"
 class PipeTransport:
     """The checker's end of two pipes to a process that runs `serve`.
 
-    ``reader`` and ``writer`` are file descriptors. A reply that does not come within ``patience`` seconds, a closed pipe or
-    an oversized frame ends the conversation: every later request is answered with that error.
+    ``reader`` and ``writer`` are file descriptors. A reply that does not come within ``patience`` seconds,
+    a closed pipe or an oversized frame ends the conversation: every later request is answered with that
+    error.
     """
 
     def __init__(self, reader: int, writer: int, *, patience: float = 15.0, limit: int = MAX_FRAME):
@@ -87,7 +89,9 @@ def write_frame(fd: int, data: bytes, deadline: float | None = None) -> None:
 
 
 def read_frame(fd: int, deadline: float | None = None, limit: int = MAX_FRAME) -> bytes:
-    """Read one frame. Raises EOFError when the pipe is closed, TimeoutError after the deadline, OSError when it is too large."""
+    """Read one frame. Raises EOFError when the pipe is closed, TimeoutError after the deadline, OSError
+    when it is too large.
+    """
     (length,) = struct.unpack(">I", _read(fd, 4, deadline))
     if length > limit:
         raise OSError(f"it sent a frame of {length} bytes, more than the {limit} allowed")

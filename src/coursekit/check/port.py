@@ -1,8 +1,10 @@
-"""The checker's side of the port: `Ask` sends plain values to an answer and returns plain values, or stops with a finding.
+"""The checker's side of the port: `Ask` sends plain values to an answer and returns plain values, or stops
+with a finding.
 
-A check is a function ``check(ask)``. ``ask(*args)`` calls the answer; what is generally wrong with a reply (an exception,
-None, a wrong kind, shape, dtype or device, an argument changed in place ...) becomes a `Finding` here, so that a check
-starts where the subject starts. What is expected in form is known from the reference's reply to the same message.
+A check is a function ``check(ask)``. ``ask(*args)`` calls the answer; what is generally wrong with a reply
+(an exception, None, a wrong kind, shape, dtype or device, an argument changed in place ...) becomes a
+`Finding` here, so that a check starts where the subject starts. What is expected in form is known from the
+reference's reply to the same message.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ CallBack = Callable[[bytes], bytes]
 
 
 class Transport(Protocol):
-    """Carries one request to where the answer lives and brings back its reply, serving its calls back in between."""
+    """Carries one request to where the answer lives and brings back its reply, serving its calls back in
+    between.
+    """
 
     def exchange(self, request: bytes, call_back: CallBack) -> bytes:
         """Send ``request``; while waiting answer each message that comes the other way with ``call_back``."""
@@ -42,7 +46,7 @@ class InProcess:
 
 
 class Finding(Exception):
-    """What a check found wrong: a stable ``kind``, a sentence, and perhaps the id of a known misconception."""
+    """What a check found wrong: a stable ``kind``, a sentence, and perhaps a known misconception's id."""
 
     def __init__(self, message: str, kind: str = "property", id: str | None = None):
         super().__init__(message)
@@ -72,8 +76,9 @@ class Expected:
 class Ask:
     """The answer as a check sees it: call it with plain values, get plain values back.
 
-    ``ask(x, 1)`` calls a function. ``ask.make(...)`` makes something that stays with the answer (an instance, a function)
-    and returns a `Handle`. Functions among the arguments stay here and are called from there with arrays.
+    ``ask(x, 1)`` calls a function. ``ask.make(...)`` makes something that stays with the answer (an
+    instance, a function) and returns a `Handle`. Functions among the arguments stay here and are called
+    from there with arrays.
     """
 
     def __init__(
@@ -97,11 +102,15 @@ class Ask:
         return self._root(*args, **kwargs)
 
     def make(self, *args: Any, **kwargs: Any) -> Handle:
-        """Call the answer (a class, or a function that returns a function or module) and keep what it makes."""
+        """Call the answer (a class, or a function that returns a function or module) and keep what it
+        makes.
+        """
         return self._root.make(*args, **kwargs)
 
     def error(self, *args: Any, **kwargs: Any) -> tuple[str, str] | None:
-        """Call the answer where it should refuse: the exception's type name and message, or None if it did not raise."""
+        """Call the answer where it should refuse: the exception's type name and message, or None if it did
+        not raise.
+        """
         return self._root.error(*args, **kwargs)
 
     def gradient(self, *args: Any, wrt: int | Sequence[int] = 0, cotangent: Any = None, **kwargs: Any) -> Any:
@@ -115,7 +124,7 @@ class Ask:
             raise Finding("What your answer sent cannot be read.", "malformed")
         return reply["value"]
 
-    # -- one request -------------------------------------------------------------------------------------------------
+    # -- one request ---------------------------------------------------------------------------------------
 
     def _send(self, message: dict[str, Any], *, log: bool = True) -> dict[str, Any]:
         functions: list[Callable[..., Any]] = []
@@ -174,11 +183,8 @@ def _serve(data: bytes, functions: Sequence[Callable[..., Any]]) -> bytes:
         for x in (*m["args"], *m["kwargs"].values()):
             if isinstance(x, (Foreign, Ref, Elsewhere)):
                 name = x.type if isinstance(x, Foreign) else "tensor on another device"
-                return encode(
-                    {
-                        "error": f"the function you were given takes arrays and numbers, and was called with a {name}"
-                    }
-                )
+                words = f"the function you were given takes arrays and numbers, and was called with a {name}"
+                return encode({"error": words})
         with torch.no_grad():
             value = functions[m["target"]](*m["args"], **m["kwargs"])
         return encode({"value": value})
@@ -211,13 +217,16 @@ class Handle:
         if not isinstance(value, Ref):
             self._refuse_nothing(reply)
             raise Finding(
-                f"Your answer returned {kind_of(value)} where a function or a module is wanted.{self._shown()}",
+                f"Your answer returned {kind_of(value)} where a function or a module is "
+                f"wanted.{self._shown()}",
                 "type",
             )
         return Handle(self._ask, value.number, value.name)
 
     def error(self, *args: Any, **kwargs: Any) -> tuple[str, str] | None:
-        """Call it where it should refuse: the exception's type name and message, or None if it did not raise."""
+        """Call it where it should refuse: the exception's type name and message, or None if it did not
+        raise.
+        """
         reply = self._ask._send(self._message("call", args, kwargs))
         if reply.get("error") == "exception":
             return str(reply.get("type")), str(reply.get("message"))
@@ -250,8 +259,8 @@ class Handle:
     def gradient(self, *args: Any, wrt: int | Sequence[int] = 0, cotangent: Any = None, **kwargs: Any) -> Any:
         """Gradients of ``sum(value * cotangent)`` (``cotangent`` default: ones).
 
-        With respect to one argument (its array, or None where the value does not depend on it), or a list of arguments
-        (a list). A handle's parameters: see `parameter_gradients`.
+        With respect to one argument (its array, or None where the value does not depend on it), or a list
+        of arguments (a list). A handle's parameters: see `parameter_gradients`.
         """
         found = self._gradients(args, kwargs, [wrt] if isinstance(wrt, int) else list(wrt), cotangent)[
             "inputs"
@@ -259,7 +268,9 @@ class Handle:
         return found[0] if isinstance(wrt, int) else found
 
     def parameter_gradients(self, *args: Any, cotangent: Any = None, **kwargs: Any) -> dict[str, Any]:
-        """Gradients of ``sum(value * cotangent)`` with respect to each parameter, by name; None where there is none."""
+        """Gradients of ``sum(value * cotangent)`` with respect to each parameter, by name; None where there
+        is none.
+        """
         return self._gradients(args, kwargs, [], cotangent)["parameters"]
 
     def _gradients(self, args: Any, kwargs: Any, wrt: list[int], cotangent: Any) -> dict[str, Any]:
@@ -267,7 +278,8 @@ class Handle:
         found = self._plain(self._checked(self._ask._send(message)))
         if found["inputs"] is None:
             raise Finding(
-                f"Your answer returned {kind_of(found['value'])}, and a torch tensor is wanted.{self._shown()}",
+                f"Your answer returned {kind_of(found['value'])}, and a torch tensor is "
+                f"wanted.{self._shown()}",
                 "type",
             )
         return found
@@ -297,7 +309,8 @@ class Handle:
         if reply.get("changed") and "inplace" not in self._ask._free:
             names = " and ".join(f"`{n}`" for n in dict.fromkeys(reply["changed"]))
             raise Finding(
-                f"Your code changes its input {names} in place: after the call the array that was handed in is another one. "
+                f"Your code changes its input {names} in place: after the call the array that was "
+                "handed in is another one. "
                 f"Work on a copy, or build the result from new tensors.{self._shown()}",
                 "inplace",
             )
@@ -352,7 +365,8 @@ class Handle:
             )
         if kind == "slow":
             raise Finding(
-                f"Your code takes too long: it was stopped after {r['seconds']:.1f} s. Look for a loop that does not end, or "
+                f"Your code takes too long: it was stopped after {r['seconds']:.1f} s. Look for a "
+                "loop that does not end, or "
                 f"for one over single pixels that a tensor operation could do.{self._shown()}",
                 "slow",
             )
@@ -383,7 +397,7 @@ class Handle:
         raise Finding("Your answer's side sent something unreadable.", "malformed")
 
 
-# -- the form of a value ---------------------------------------------------------------------------------------------------
+# -- the form of a value -----------------------------------------------------------------------------------
 
 
 def kind_of(x: Any) -> str:
@@ -428,10 +442,12 @@ def _refuse_foreign(x: Any, shown: str) -> None:
 
 
 def conform(x: Any, like: Any, free: frozenset[str], shown: str = "", part: str = "Your result") -> Any:
-    """Hold the form of a value against the reference's (kind, device, dtype, shape, NaN), or raise a `Finding`.
+    """Hold the form of a value against the reference's (kind, device, dtype, shape, NaN), or raise a
+    `Finding`.
 
-    ``free`` names what the statement leaves open: any of "kind", "dtype", "shape", "nan", "inplace". A 0-d array stands for
-    a number, a list for a tuple, where the reference gives these; the value is returned in the reference's form.
+    ``free`` names what the statement leaves open: any of "kind", "dtype", "shape", "nan", "inplace". A 0-d
+    array stands for a number, a list for a tuple, where the reference gives these; the value is returned in
+    the reference's form.
     """
     if isinstance(x, Elsewhere):
         raise Finding(
@@ -520,7 +536,8 @@ def _refuse_nan(x: Any, like: Any, shown: str, part: str) -> None:
         return
     if (np.isnan(a) & ~np.isnan(b)).any():
         raise Finding(
-            f"{part} contains NaN (not a number): look for 0/0, a logarithm or root of a negative number.{shown}",
+            f"{part} contains NaN (not a number): look for 0/0, a logarithm or root of a "
+            f"negative number.{shown}",
             "nan",
         )
     if (np.isinf(a) & ~np.isinf(b)).any():

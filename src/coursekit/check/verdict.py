@@ -1,7 +1,8 @@
 """What a student sees: a verdict, a hint, or the one line under a graded cell, as text and as HTML.
 
-The HTML uses the notebook's own text colour, a word and a sign next to the coloured bar, so that it reads in a light and a
-dark theme, in black and white, and aloud. Nothing here is displayed twice when it is the last line of a cell.
+The HTML uses the notebook's own text colour, a word and a sign next to the coloured bar, so that it reads
+in a light and a dark theme, in black and white, and aloud. Nothing here is displayed twice when it is the
+last line of a cell.
 """
 
 from __future__ import annotations
@@ -64,11 +65,12 @@ def _shell() -> Any:
 
 @dataclass(frozen=True, repr=False)
 class Verdict(_Shown):
-    """What came of a check: ``status`` is "not attempted", "correct" or "wrong"; ``message`` says why in a sentence.
+    """What came of a check: ``status`` is "not attempted", "correct" or "wrong"; ``message`` says why in a
+    sentence.
 
-    ``points`` of ``possible`` were earned. ``misconception`` is the stable id of the known mistake that the answer
-    shows, else None; ``kind`` is the stable name of what was found (see `coursekit.check`), "" when correct. ``parts``
-    lists (what, points earned, points possible) where an exercise gives partial credit.
+    ``points`` of ``possible`` were earned. ``misconception`` is the stable id of the known mistake that the
+    answer shows, else None; ``kind`` is the stable name of what was found (see `coursekit.check`), "" when
+    correct. ``parts`` lists (what, points earned, points possible) where an exercise gives partial credit.
     """
 
     exercise: str
@@ -129,7 +131,9 @@ class Hint(_Shown):
 
 
 class Points(float):
-    """Points earned in a graded cell: a number for nbgrader (its text is the number), the verdict for the eye."""
+    """Points earned in a graded cell: a number for nbgrader (its text is the number), the verdict for the
+    eye.
+    """
 
     verdict: Verdict
 
@@ -166,7 +170,8 @@ def _markup(text: str) -> str:
 
 def _box(kind: str, head: str, title: str, body: str) -> str:
     return (
-        f"<div role='status' style='border-left:4px solid {_COLOURS[kind]};padding:0.3em 0.8em;margin:0.3em 0'>"
+        f"<div role='status' style='border-left:4px solid {_COLOURS[kind]};padding:0.3em "
+        "0.8em;margin:0.3em 0'>"
         f"<div><span aria-hidden='true'>{_SIGNS[kind]}</span> <strong>{html.escape(head)}</strong>"
         f" <span>· {_markup(title)}</span></div>{body}</div>"
     )

@@ -1,4 +1,6 @@
-"""Messages: every plain value comes back exact, nothing else comes through, and no bytes do more than raise CodecError."""
+"""Messages: every plain value comes back exact, nothing else comes through, and no bytes do more than raise
+CodecError.
+"""
 
 import json
 import random
@@ -12,8 +14,35 @@ from coursekit.check import codec
 from coursekit.check.codec import CodecError, Elsewhere, Foreign, decode, encode, plain
 from coursekit.testing import EqualToAll
 
-TORCH = "bool uint8 int8 int16 int32 int64 float16 bfloat16 float32 float64 complex64 complex128".split()
-NUMPY = "bool uint8 uint16 uint64 int8 int16 int32 int64 float16 float32 float64 complex64 complex128".split()
+TORCH = [
+    "bool",
+    "uint8",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+    "complex64",
+    "complex128",
+]
+NUMPY = [
+    "bool",
+    "uint8",
+    "uint16",
+    "uint64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "float16",
+    "float32",
+    "float64",
+    "complex64",
+    "complex128",
+]
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 4), (2, 3, 5)])
@@ -55,8 +84,30 @@ def test_nan_infinity_and_negative_zero_keep_their_bits():
 
 @pytest.mark.parametrize(
     "value",
-    [None, True, False, 0, -7, 2**62, 2**63, -(10**300), 0.1, -0.0, 1e300, "", "Gewebe µm 🔬", 1 + 2j, ..., [], (), {}]
-    + [[1, (2, [3.5, None])], {"a": 1, 2: (3,), (1, 2): "b", None: False}, torch.float64, float("inf")],
+    [
+        None,
+        True,
+        False,
+        0,
+        -7,
+        2**62,
+        2**63,
+        -(10**300),
+        0.1,
+        -0.0,
+        1e300,
+        "",
+        "Gewebe µm 🔬",
+        1 + 2j,
+        ...,
+        [],
+        (),
+        {},
+        [1, (2, [3.5, None])],
+        {"a": 1, 2: (3,), (1, 2): "b", None: False},
+        torch.float64,
+        float("inf"),
+    ],
 )
 def test_plain_values_come_back_exact(value):
     got = plain(value)
@@ -105,7 +156,9 @@ def test_subclasses_cannot_lie_about_what_they_hold():
     assert type(plain(FullList([9]))) is list
 
 
-@pytest.mark.parametrize("value", [EqualToAll(), object(), {1, 2}, iter([]), "x".join, int, lambda: 0, b"raw"])
+@pytest.mark.parametrize(
+    "value", [EqualToAll(), object(), {1, 2}, iter([]), "x".join, int, lambda: 0, b"raw"]
+)
 def test_everything_else_is_only_named(value):
     assert plain(value) == Foreign(type(value).__name__)
 

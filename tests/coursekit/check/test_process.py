@@ -1,4 +1,6 @@
-"""The same exercise gives the same verdict whether the answer lives here or behind a pipe in another process."""
+"""The same exercise gives the same verdict whether the answer lives here or behind a pipe in another
+process.
+"""
 
 import os
 import subprocess
@@ -14,13 +16,25 @@ from coursekit.testing import Case, cases
 from . import toys
 
 HERE = Path(__file__).parent
-PICKED = {"zero map", "raises", "equal to everything", "forgotten return", "numpy", "NaN", "in-place", "stub", "ellipsis"}
+PICKED = {
+    "zero map",
+    "raises",
+    "equal to everything",
+    "forgotten return",
+    "numpy",
+    "NaN",
+    "in-place",
+    "stub",
+    "ellipsis",
+}
 PICKED |= {"other dtype", "other device", "reference", "a number", "no arguments", "list"}
 
 
 def rows(exercise):
     """The rows of the matrix that this test sends to the other process, in an order both sides know."""
-    return [c for c in cases(exercise) if c.name in PICKED or c.name.startswith(("alternative", "misconception"))]
+    return [
+        c for c in cases(exercise) if c.name in PICKED or c.name.startswith(("alternative", "misconception"))
+    ]
 
 
 CHILD = """
@@ -55,6 +69,7 @@ def elsewhere():
     child.wait()
 
 
+@pytest.mark.slow
 def test_same_verdicts_from_another_process(elsewhere):
     seen = set()
     for (exercise, case), transport in elsewhere:
@@ -63,7 +78,16 @@ def test_same_verdicts_from_another_process(elsewhere):
         assert there == exercise.judge(case.answer), f"{exercise.name} / {case.name}"
         seen.add((there.status, there.kind))
     assert {("correct", ""), ("not attempted", "not attempted"), ("wrong", "misconception")} <= seen
-    assert {k for _, k in seen} >= {"exception", "kind", "nan", "inplace", "dtype", "device", "type", "arguments"}
+    assert {k for _, k in seen} >= {
+        "exception",
+        "kind",
+        "nan",
+        "inplace",
+        "dtype",
+        "device",
+        "type",
+        "arguments",
+    }
 
 
 def start(code):
@@ -80,7 +104,10 @@ def start(code):
         ("import os; os._exit(3)", "gone"),
         ("import sys, time; time.sleep(60)", "slow"),
         ("import sys, os; os.read(int(sys.argv[1]), 10); os.write(int(sys.argv[2]), b'\\xff' * 100)", "gone"),
-        ("import sys, os; os.read(int(sys.argv[1]), 10); os.write(int(sys.argv[2]), b'\\0\\0\\0\\3Rxy')", "malformed"),
+        (
+            "import sys, os; os.read(int(sys.argv[1]), 10); os.write(int(sys.argv[2]), b'\\0\\0\\0\\3Rxy')",
+            "malformed",
+        ),
         (
             "import sys, os, struct\nwhile True:\n os.read(int(sys.argv[1]), 99999)\n"
             " os.write(int(sys.argv[2]), struct.pack('>I', 5) + b'Ceval')",

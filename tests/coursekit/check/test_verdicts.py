@@ -1,4 +1,6 @@
-"""What is said about answers nobody listed, and that it neither depends on the notebook around nor changes it."""
+"""What is said about answers nobody listed, and that it neither depends on the notebook around nor changes
+it.
+"""
 
 import dataclasses
 import random
@@ -26,7 +28,7 @@ def judge(answer, exercise=turn_image):
     return exercise.judge(answer)
 
 
-# -- sentences that are true of this answer --------------------------------------------------------------------------------
+# -- sentences that are true of this answer ----------------------------------------------------------------
 
 
 def test_the_same_mistake_in_other_code_gets_the_same_message():
@@ -40,7 +42,11 @@ def test_the_same_mistake_in_other_code_gets_the_same_message():
 
 
 def test_a_mistake_nobody_listed_gets_the_property_and_no_misconception():
-    for wrong in (lambda x, r: 1.01 * turn(x, r), lambda x, r: turn(x, r).flip(0), lambda x, r: turn(x, r).abs()):
+    for wrong in (
+        lambda x, r: 1.01 * turn(x, r),
+        lambda x, r: turn(x, r).flip(0),
+        lambda x, r: turn(x, r).abs(),
+    ):
         verdict = judge(wrong)
         assert (verdict.status, verdict.kind, verdict.misconception) == ("wrong", "property", None)
         assert "asked with x: float64 (2, 3," in verdict.message
@@ -132,8 +138,7 @@ def test_not_attempted_in_all_its_forms():
     def silent(x, r):
         """Only words."""
 
-    def dots(x, r):
-        ...
+    def dots(x, r): ...
 
     def to_fill(x, r):
         y = ...
@@ -195,7 +200,14 @@ def test_right_in_odd_ways_is_right():
         torch.manual_seed(7)
         return turn(x, r)
 
-    for answer in (Callable(), functools.partial(torch.rot90, dims=(-2, -1)), with_grad, noisy, defaults, seeds):
+    for answer in (
+        Callable(),
+        functools.partial(torch.rot90, dims=(-2, -1)),
+        with_grad,
+        noisy,
+        defaults,
+        seeds,
+    ):
         assert judge(answer).status == "correct"
     assert judge(lambda x, r: x if r == 0 else turn(x, r)).status == "correct"  # an alias of the input
 
@@ -212,7 +224,7 @@ def test_nothing_is_written_to_stderr_and_little_to_stdout(capfd):
     assert 1000 < len(out) < 5000
 
 
-# -- time ------------------------------------------------------------------------------------------------------------------
+# -- time --------------------------------------------------------------------------------------------------
 
 
 def spin(x, r):
@@ -267,7 +279,7 @@ def test_another_alarm_survives():
         spin(0, 0)
 
 
-# -- the notebook around ---------------------------------------------------------------------------------------------------
+# -- the notebook around -----------------------------------------------------------------------------------
 
 
 def mess():
@@ -367,16 +379,30 @@ def test_replaced_functions_change_nothing_and_stay_replaced(monkeypatch):
         return 0.0
 
     wrong = [e.judge(c.answer) for e in toys.ALL for c in cases(e) if c.name.startswith(("misc", "noise"))]
-    for owner, name in [(torch, "allclose"), (torch, "equal"), (torch, "isclose"), (np, "array_equal"), (np, "allclose")]:
+    for owner, name in [
+        (torch, "allclose"),
+        (torch, "equal"),
+        (torch, "isclose"),
+        (np, "array_equal"),
+        (np, "allclose"),
+    ]:
         monkeypatch.setattr(owner, name, yes)
-    for owner, name in [(np, "absolute"), (torch.Tensor, "norm"), (torch, "rot90"), (torch.Tensor, "__sub__"), (np, "abs")]:
+    for owner, name in [
+        (np, "absolute"),
+        (torch.Tensor, "norm"),
+        (torch, "rot90"),
+        (torch.Tensor, "__sub__"),
+        (np, "abs"),
+    ]:
         monkeypatch.setattr(owner, name, zero)
-    assert wrong == [e.judge(c.answer) for e in toys.ALL for c in cases(e) if c.name.startswith(("misc", "noise"))]
+    assert wrong == [
+        e.judge(c.answer) for e in toys.ALL for c in cases(e) if c.name.startswith(("misc", "noise"))
+    ]
     assert torch.allclose is yes
     assert torch.Tensor.__sub__ is zero
 
 
-# -- credit ----------------------------------------------------------------------------------------------------------------
+# -- credit ------------------------------------------------------------------------------------------------
 
 
 def test_parts_earn_their_own_points():
@@ -423,7 +449,7 @@ def test_a_verdict_reads_without_colour_and_without_tags(capsys):
     assert re.search(r"[^-]color:", html) is None  # the theme's own text colour
 
 
-# -- exercises that are not well made --------------------------------------------------------------------------------------
+# -- exercises that are not well made ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -431,7 +457,10 @@ def test_a_verdict_reads_without_colour_and_without_tags(capsys):
     [
         ({"alternatives": (turn,)}, "at least 2 alternatives"),
         ({"misconceptions": turn_image.misconceptions[:5]}, "at least 6 misconceptions"),
-        ({"misconceptions": turn_image.misconceptions + turn_image.misconceptions[:1]}, "have the id clockwise"),
+        (
+            {"misconceptions": turn_image.misconceptions + turn_image.misconceptions[:1]},
+            "have the id clockwise",
+        ),
         ({"hints": ("one", "two")}, "three hints"),
         ({"hints": "one"}, "hints must be a tuple"),
         ({"checks": ()}, "checks must be"),
@@ -479,7 +508,7 @@ def test_exercises_are_listed():
     assert exercises_in(toys) == list(toys.ALL)
 
 
-# -- words for authors -----------------------------------------------------------------------------------------------------
+# -- words for authors -------------------------------------------------------------------------------------
 
 
 def one_check(check):
@@ -487,7 +516,11 @@ def one_check(check):
 
 
 def test_close_follows_the_dtype_and_never_shows_the_wanted_numbers():
-    for dtype, passes, fails in [(torch.float64, 1e-12, 1e-8), (torch.float32, 1e-6, 1e-2), (torch.bfloat16, 1e-3, 0.3)]:
+    for dtype, passes, fails in [
+        (torch.float64, 1e-12, 1e-8),
+        (torch.float32, 1e-6, 1e-2),
+        (torch.bfloat16, 1e-3, 0.3),
+    ]:
         x = toys.seeded(4, 4).to(dtype)
 
         def check(ask, x=x):

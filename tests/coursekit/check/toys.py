@@ -1,5 +1,5 @@
-"""Small exercises of every shape an answer may have, to try the checker on: a function, a class, a function of functions,
-a function that returns a function, numbers and tables, numpy, and partial credit."""
+"""Small exercises of every shape an answer may have, to try the checker on: a function, a class, a function
+of functions, a function that returns a function, numbers and tables, numpy, and partial credit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def seeded(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-# -- a function ------------------------------------------------------------------------------------------------------------
+# -- a function --------------------------------------------------------------------------------------------
 
 IMAGE = seeded(2, 3, 5, 7)
 
@@ -70,7 +70,11 @@ def turns_four_times(ask):
 
 def turns_the_right_way(ask):
     for r in range(4):
-        close(ask(IMAGE, r), turn(IMAGE, r), f"With r = {r} the image is turned {90 * r} degrees counter-clockwise")
+        close(
+            ask(IMAGE, r),
+            turn(IMAGE, r),
+            f"With r = {r} the image is turned {90 * r} degrees counter-clockwise",
+        )
 
 
 turn_image = Exercise(
@@ -95,7 +99,7 @@ turn_image = Exercise(
 )
 
 
-# -- a class: a layer with parameters --------------------------------------------------------------------------------------
+# -- a class: a layer with parameters ----------------------------------------------------------------------
 
 
 class Affine(torch.nn.Module):
@@ -112,7 +116,9 @@ class Affine(torch.nn.Module):
 
 class AffineByEinsum(Affine):
     def forward(self, x):
-        return torch.einsum("bchw,c->bchw", x, self.weight.to(x.dtype)) + self.bias.to(x.dtype).reshape(1, -1, 1, 1)
+        return torch.einsum("bchw,c->bchw", x, self.weight.to(x.dtype)) + self.bias.to(x.dtype).reshape(
+            1, -1, 1, 1
+        )
 
 
 class AffineByLoop(Affine):
@@ -162,8 +168,12 @@ def affine_library(x, p):
 
 def affine_is_equivariant(ask):
     layer = ask.make(3)
-    expect(set(layer.parameters()) == {"weight", "bias"}, "The layer has two parameters, `weight` and `bias`.")
-    moves = [(f"turning by {90 * r} degrees", lambda x, r=r: turn(x, r), lambda y, r=r: turn(y, r)) for r in (1, 2)]
+    expect(
+        set(layer.parameters()) == {"weight", "bias"}, "The layer has two parameters, `weight` and `bias`."
+    )
+    moves = [
+        (f"turning by {90 * r} degrees", lambda x, r=r: turn(x, r), lambda y, r=r: turn(y, r)) for r in (1, 2)
+    ]
     equivariant_map(
         lambda x, p: layer.load(p)(x),
         affine_library,
@@ -181,7 +191,11 @@ def affine_has_gradients(ask):
     for name in ("weight", "bias"):
         expect(grads[name] is not None, f"The loss has no gradient with respect to `{name}`.")
     want = WEIGHTS["weight"].to(torch.float64)[None, :, None, None].expand_as(SQUARE)
-    close(layer.eval().gradient(SQUARE), want, "The gradient with respect to the input is the weight of its channel")
+    close(
+        layer.eval().gradient(SQUARE),
+        want,
+        "The gradient with respect to the input is the weight of its channel",
+    )
 
 
 affine_layer = Exercise(
@@ -206,7 +220,7 @@ affine_layer = Exercise(
 )
 
 
-# -- a function of functions, with a number as its result ------------------------------------------------------------------
+# -- a function of functions, with a number as its result --------------------------------------------------
 
 
 def shift_error(f, x):
@@ -265,7 +279,11 @@ def error_is_zero_for_pointwise(ask):
 def error_is_relative(ask):
     big = ask(lambda x: 1000 * with_border(x), IMAGE)
     close(big, ask(with_border, IMAGE), "A thousand times the output has the same relative error")
-    close(ask(with_border, IMAGE), shift_error(with_border, IMAGE), "A running sum does not commute with a shift")
+    close(
+        ask(with_border, IMAGE),
+        shift_error(with_border, IMAGE),
+        "A running sum does not commute with a shift",
+    )
 
 
 measure_error = Exercise(
@@ -290,7 +308,7 @@ measure_error = Exercise(
 )
 
 
-# -- a function that returns a function ------------------------------------------------------------------------------------
+# -- a function that returns a function --------------------------------------------------------------------
 
 
 def make_shift(k):
@@ -373,7 +391,7 @@ maker = Exercise(
 )
 
 
-# -- a table of integers, two parts with points of their own, numpy --------------------------------------------------------
+# -- a table of integers, two parts with points of their own, numpy ----------------------------------------
 
 
 def table(n, sign):
