@@ -135,16 +135,20 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(width, out_channels, head_kernel_size, padding=head_kernel_size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))
-
-    def features(self, x: Tensor) -> Tensor:
-        """The (B, width, H, W) feature maps before the head."""
         height, width = x.shape[-2:]
         if self.pad_to_valid:
             x, top, left = self.sizes.pad(x)
         else:
             self.sizes.check(x, "UNet")
             top = left = 0
+        return self.body(x)[..., top : top + height, left : left + width]
+
+    def body(self, x: Tensor) -> Tensor:
+        """The network on a picture of valid size, without looking at sizes: what ``export`` traces."""
+        return self.head(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """The (B, width, H, W) feature maps before the head, for a picture of valid size."""
         skips = []
         for block in self.down:
             x = block(x)
@@ -153,7 +157,7 @@ class UNet(nn.Module):
         x = self.bottleneck(x)
         for up, merge in zip(self.up, self.merge, strict=True):
             x = merge(torch.cat([up(x), skips.pop()], 1))
-        return x[..., top : top + height, left : left + width]
+        return x
 
     def summary(self) -> Summary:
         """Parameters, receptive field, picture sizes and how the output moves."""
