@@ -1,0 +1,129 @@
+"""A browser and a JupyterLab for the tests that look at the screen. Screenshots go to build/screenshots."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def browser():
+    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)")
+    if not Path(CHROMIUM).exists():
+        pytest.skip("chromium is not installed (Debian: apt install chromium)")
+    with sync.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def shot():
+    """Keeps a screenshot under a name."""
+    folder = ROOT / "build" / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    return lambda page, name: page.screenshot(path=str(folder / f"{name}.png"))
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens pages of their own; `page.outside`: requests to other hosts, `page.broken`: script errors."""
+    contexts = []
+
+    def open_one(**options):
+        context = browser.new_context(**({"viewport": {"width": 1280, "height": 1000}} | options))
+        contexts.append(context)
+        page = context.new_page()
+        page.outside, page.broken = [], []
+        local = ("file:", "data:", "blob:", "http://127.0.0.1", "ws://127.0.0.1")
+        page.on("request", lambda r: None if r.url.startswith(local) else page.outside.append(r.url))
+        page.on("pageerror", lambda error: page.broken.append(str(error)))
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """Starts JupyterLab on a folder of its own, away from the user: `lab(files)(path)` is a URL."""
+    started = []
+
+    def start(files: dict[str, str]):
+        home, work = tmp_path / "home", tmp_path / "work"
+        for folder in (home, work):
+            folder.mkdir()
+        for name, text in files.items():
+            (work / name).write_text(text, encoding="utf-8")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        token = "t" * 40
+        environment = {
+            k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "JPY_", "MPLBACKEND"))
+        }
+        environment |= {
+            "HOME": str(home),
+            "JUPYTER_CONFIG_DIR": str(home / "config"),
+            "JUPYTER_DATA_DIR": str(home / "data"),
+            "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+            "IPYTHONDIR": str(home / "ipython"),
+            "PYTHONPATH": str(ROOT / "tests" / "coursekit"),
+            "OMP_NUM_THREADS": "1",
+        }
+        log = (tmp_path / "lab.log").open("w")
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
+                "--ServerApp.ip=127.0.0.1",
+                f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
+                f"--ServerApp.root_dir={work}", "--LabApp.news_url=",
+                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+            ],
+            cwd=work, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        started.append((process, log))
+        base = f"http://127.0.0.1:{port}"
+        for _ in range(600):
+            if process.poll() is not None:
+                pytest.fail(f"JupyterLab ended at once: {(tmp_path / 'lab.log').read_text()[-2000:]}")
+            try:
+                urllib.request.urlopen(f"{base}/api/status?token={token}", timeout=5).close()
+                break
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+        else:
+            pytest.fail("JupyterLab did not answer")
+        return lambda path: f"{base}/lab/tree/{path}?token={token}&reset"
+
+    yield start
+    for process, log in started:
+        for kind in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(process.pid, kind)
+                process.wait(10)
+                break
+            except (ProcessLookupError, subprocess.TimeoutExpired):
+                continue
+        log.close()
