@@ -66,6 +66,7 @@ class Slider:
 
     @property
     def values(self) -> list[Any]:
+        """Every value that the slider stops at, from low to high."""
         count = math.floor((self.stop - self.start) / self.step + 1e-9) + 1
         if all(float(v).is_integer() for v in (self.start, self.step)):
             return [int(self.start + i * self.step) for i in range(count)]
@@ -73,10 +74,12 @@ class Slider:
 
     @property
     def texts(self) -> list[str]:
+        """The values as they are shown, with their unit."""
         return [f"{v:g}".replace("-", "\N{MINUS SIGN}") for v in self.values]
 
     @property
     def at(self) -> int:
+        """The position in `values` of the value shown first."""
         return 0 if self.value is None else self._nearest(self.value) or 0
 
     def _nearest(self, value: float) -> int | None:
@@ -104,14 +107,17 @@ class Choice:
 
     @property
     def values(self) -> list[Any]:
+        """The options, in the order in which they are shown."""
         return list(self.options.values() if isinstance(self.options, Mapping) else self.options)
 
     @property
     def texts(self) -> list[str]:
+        """The options as they are shown."""
         return [str(o) for o in self.options]
 
     @property
     def at(self) -> int:
+        """The position in `values` of the option shown first."""
         if self.value is None:
             return 0
         return next(i for i, v in enumerate(self.values) if _same(self.value, v))
@@ -129,6 +135,7 @@ class Toggle:
 
     @property
     def at(self) -> int:
+        """The position in `values` of the state shown first."""
         return int(self.value)
 
 

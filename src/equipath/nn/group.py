@@ -408,6 +408,7 @@ class GroupBatchNorm2d(nn.BatchNorm3d):
         _check_regular(input, self.num_features, None, "GroupBatchNorm2d")
 
     def to_plain(self) -> nn.Module:
+        """The same layer in plain torch, for the exported network."""
         plain = nn.BatchNorm3d(
             self.num_features, self.eps, self.momentum, self.affine, self.track_running_stats
         )
@@ -439,6 +440,7 @@ class GroupPool(nn.Module):
         return self.reduce
 
     def to_plain(self) -> nn.Module:
+        """The same layer in plain torch, for the exported network."""
         return _PlaneReduction(self.reduce)
 
 
@@ -492,6 +494,7 @@ class GroupMaxPool2d(_SpatialPool):
         return y.unflatten(1, x.shape[1:3])
 
     def to_plain(self) -> nn.Module:
+        """The same layer in plain torch, for the exported network."""
         return nn.MaxPool3d(*self._window())
 
 
@@ -505,6 +508,7 @@ class GroupAvgPool2d(_SpatialPool):
         return y.unflatten(1, x.shape[1:3])
 
     def to_plain(self) -> nn.Module:
+        """The same layer in plain torch, for the exported network."""
         return nn.AvgPool3d(*self._window())
 
 
@@ -528,6 +532,7 @@ class GroupUpsample(nn.Module):
         return f"scale_factor={self.scale_factor}"
 
     def to_plain(self) -> nn.Module:
+        """The same layer in plain torch, for the exported network."""
         return nn.Upsample(
             scale_factor=(1.0, float(self.scale_factor), float(self.scale_factor)), mode="nearest"
         )

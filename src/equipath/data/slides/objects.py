@@ -34,8 +34,8 @@ class Scene:
         self.mpp = np.array([g.mpp for g in grids])
         self.dab = any(s.stain.vectors[2].any() for s in slides)
         blur = np.array([s.stain.blur for s in slides])
-        self.soft = np.sqrt(0.4**2 + (1.1 * self.mpp) ** 2 + (2.5 * blur) ** 2)  # width of an edge, µm
-        self.sigma = np.sqrt((0.35 * self.mpp) ** 2 + blur**2)  # of the smoothing that noise undergoes, µm
+        self.soft = np.sqrt(0.4**2 + (0.85 * self.mpp) ** 2 + (2.5 * blur) ** 2)  # width of an edge, µm
+        self.sigma = np.sqrt((0.29 * self.mpp) ** 2 + blur**2)  # of the smoothing that noise undergoes, µm
         self.coarse = np.clip((self.mpp - 4.0) / 2.0, 0.0, 1.0)  # nuclei give way to their mean between 4 and 6 µm a pixel
 
     def at(self, item):
@@ -217,7 +217,8 @@ class GlandSet:
     def __len__(self):
         return len(self.item)
 
-    def depth(self, u, v, wave, radius, to_local):
+    @staticmethod
+    def depth(u, v, wave, radius, to_local):
         """Depth below the outside of the wall in µm at local offsets (u, v); wave (N, 6), radius (N,), to_local (N, 4)."""
         rho = (u * u + v * v).sqrt() + 1e-6
         c, s = u / rho, v / rho
@@ -235,7 +236,8 @@ class GlandSet:
         t = self.to_local[which]
         local = torch.from_numpy(np.einsum("nij,nj->ni", t, offset))
         parts = (torch.from_numpy(x[which]) for x in (self.waves, self.radius))
-        return self.depth(local[:, 0], local[:, 1], *parts, torch.from_numpy(t.reshape(-1, 4))).numpy()
+        waves, radius = parts
+        return self.depth(local[:, 0], local[:, 1], waves, radius, torch.from_numpy(t.reshape(-1, 4))).numpy()
 
     def wall_point(self, which, theta, inset):
         """Points (N, 2) `inset` µm inside the wall at local angle theta, and the angle of the outward direction there."""
@@ -288,6 +290,7 @@ class Blobs:
 
     @staticmethod
     def join(parts):
+        """All blobs of several parts in one, in their order."""
         return Blobs(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Blobs)))
 
 
