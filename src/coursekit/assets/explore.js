@@ -11,6 +11,10 @@ function coursekitExplore(root, spec, ask) {
   root.classList.add("ck-explore");
   // JupyterLab would otherwise take the arrow keys for moving between cells.
   root.setAttribute("data-lm-suppress-shortcuts", "true");
+  // It listens on the document before the slider does; the window comes first. The slider's own action is not touched.
+  window.addEventListener("keydown", (event) => {
+    if (root.contains(event.target) && document.querySelector(".jp-Notebook")) event.stopPropagation();
+  }, true);
   let image = root.querySelector("img");
   if (!image) root.append((image = make("img", { class: "ck-picture", alt: "" })));
   const message = make("p", { class: "ck-message", role: "alert" });
