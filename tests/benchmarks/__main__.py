@@ -1,0 +1,67 @@
+"""``python -m tests.benchmarks [--brief] [--threads N] [--only FAMILY …] [--out build]``: time every
+family."""
+
+import argparse
+import importlib
+import os
+import pkgutil
+import sys
+from pathlib import Path
+
+# Large temporaries otherwise go back to the system and are faulted in anew at every step (glibc): times of
+# the same convolution were seen to vary five-fold. Both sides of every row get the same setting.
+SETTINGS = {
+    "MALLOC_MMAP_THRESHOLD_": "8589934592",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_TOP_PAD_": "1073741824",
+    "KINETO_LOG_LEVEL": "5",  # the profiler, which counts memory, else talks about itself
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--brief", action="store_true", help="few shapes, for a first look")
+    parser.add_argument(
+        "--threads", type=int, nargs="*", help="CPU threads, one run each (default: 1 and all)"
+    )
+    parser.add_argument("--only", nargs="*", metavar="FAMILY", help="run bench_FAMILY.py only")
+    parser.add_argument("--out", type=Path, default=Path("build"), help="folder of bench.json and bench.md")
+    options = parser.parse_args()
+    if any(os.environ.get(name) != value for name, value in SETTINGS.items()):
+        # Read by the C library when a process starts: so start again.
+        os.environ.update(SETTINGS)
+        os.execv(sys.executable, [sys.executable, "-m", "tests.benchmarks", *sys.argv[1:]])
+
+    import torch
+
+    from . import harness
+
+    here = Path(__file__).parent
+    families = [m.name for m in pkgutil.iter_modules([str(here)]) if m.name.startswith("bench_")]
+    if options.only:
+        unknown = {f"bench_{name}" for name in options.only} - set(families)
+        if unknown:
+            parser.error(f"no such family: {', '.join(sorted(unknown))}; there are {', '.join(families)}")
+        families = [f"bench_{name}" for name in options.only]
+    cores = len(os.sched_getaffinity(0))
+    runs = [(torch.device("cpu"), n) for n in options.threads or sorted({1, cores})]
+    if torch.cuda.is_available():
+        runs.append((torch.device("cuda"), cores))
+    rows: list[harness.Row] = []
+    for device, threads in runs:
+        torch.set_num_threads(threads)
+        for family in families:
+            for row in importlib.import_module(f".{family}", __package__).rows(device, brief=options.brief):
+                rows.append(row)
+                print(
+                    f"{row.row} | {row.against} | {row.shape} | {row.device} | {row.ours_ms:.2f} / "
+                    f"{row.theirs_ms:.2f} ms"
+                    f" = {row.ratio:.2f} (goal {row.goal:.2f}) | {row.chosen}, best {row.best}",
+                    flush=True,
+                )
+                harness.write(rows, options.out)  # a run that is stopped keeps what it measured
+    print("\n" + harness.table(rows))
+
+
+if __name__ == "__main__":
+    main()

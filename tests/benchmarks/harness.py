@@ -1,0 +1,201 @@
+"""Times two ways to the same numbers, interleaved, and writes what it found as rows.
+
+A row compares ours with a peer: outputs first (they must agree), then times, in rounds that run every
+candidate once in a shuffled order, so that a noisy neighbour disturbs all of them alike. Ratios are medians
+over the rounds of ours/theirs *within* a round. Peak memory is measured apart from the times.
+``build/bench.json`` keeps every row, ``build/bench.md`` shows them.
+
+A file ``bench_<family>.py`` beside this one has a function ``rows() -> Iterator[Row]`` made with ``compare``.
+"""
+
+import json
+import random
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        row, against, shape, device: what was timed, beside what, at which shape, where (with the threads).
+        ours_ms, theirs_ms: medians.
+        ratio: ours / theirs, the median over rounds; below 1 is faster.
+        goal: the largest ratio that meets the goal; met: whether it does.
+        chosen, best: the evaluation that the cost model took, and the fastest of all that were tried.
+        within: chosen / best in time.
+        ours_mb, theirs_mb: peak of the memory that a step takes beyond its inputs, in 2²⁰ bytes.
+        agree: the largest difference of the outputs, relative to the largest output.
+    """
+
+    row: str
+    against: str
+    shape: str
+    device: str
+    ours_ms: float
+    theirs_ms: float
+    ratio: float
+    goal: float
+    met: bool
+    chosen: str
+    best: str
+    within: float
+    ours_mb: float
+    theirs_mb: float
+    agree: float
+
+
+def _sync(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _once(step: Step, device: torch.device, repeats: int) -> float:
+    _sync(device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    _sync(device)
+    return (time.perf_counter() - start) / repeats * 1e3
+
+
+def interleaved(
+    steps: Mapping[str, Step], device: torch.device, *, rounds: int, seconds: float
+) -> dict[str, list[float]]:
+    """Milliseconds of every step in every round; short steps are repeated within a round."""
+    repeats = {}
+    for name, step in steps.items():
+        _once(step, device, 1)  # warm: tables, filters, libraries
+        repeats[name] = max(1, min(50, int(20 / max(_once(step, device, 1), 1e-3))))  # at least about 20 ms
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    order, rng, start = list(steps), random.Random(0), time.perf_counter()
+    for done in range(rounds):
+        rng.shuffle(order)
+        for name in order:
+            times[name].append(_once(steps[name], device, repeats[name]))
+        if done >= 4 and time.perf_counter() - start > seconds:
+            break
+    return times
+
+
+def peak_mb(step: Step, device: torch.device) -> float:
+    """Peak memory that one step takes, in 2²⁰ bytes: allocations live at once, as torch's profiler counts
+    them.
+
+    On the CPU, library scratch (oneDNN's reordered copies) is not torch's and is not seen.
+    """
+    step()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        step()
+    live = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    return peak / 2**20
+
+
+def compare(
+    row: str,
+    against: str,
+    shape: str,
+    ours: Mapping[str, Step],
+    theirs: Step,
+    *,
+    chosen: str,
+    goal: float,
+    device: torch.device | str = "cpu",
+    output: tuple[Callable[[], Tensor], Callable[[], Tensor]] | None = None,
+    tolerance: float = 1e-4,
+    rounds: int = 25,
+    seconds: float = 20.0,
+) -> Row:
+    """One row: every evaluation of ours and the peer, in turn.
+
+    Args:
+        ours: name of an evaluation → a step that runs it. The time reported is that of ``chosen``.
+        goal: the largest ours/theirs that meets the goal.
+        output: two functions whose results must agree before anything is timed.
+    """
+    device = torch.device(device)
+    agree = 0.0
+    if output is not None:
+        with torch.no_grad():
+            a, b = output[0](), output[1]()
+        agree = float((a - b).abs().max() / b.abs().max())
+        if not agree <= tolerance:
+            raise AssertionError(f"{row} and {against} differ by {agree:.1e} at {shape}: nothing to time")
+    steps = {**{f"ours {name}": step for name, step in ours.items()}, "theirs": theirs}
+    times = interleaved(steps, device, rounds=rounds, seconds=seconds)
+    medians = {name: statistics.median(t) for name, t in times.items()}
+    mine = f"ours {chosen}"
+    ratio = statistics.median(a / b for a, b in zip(times[mine], times["theirs"], strict=True))
+    best = min(ours, key=lambda name: medians[f"ours {name}"])
+    threads = (
+        f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    )
+    return Row(
+        row=row,
+        against=against,
+        shape=shape,
+        device=f"{device.type}, {threads}",
+        ours_ms=round(medians[mine], 3),
+        theirs_ms=round(medians["theirs"], 3),
+        ratio=round(ratio, 3),
+        goal=goal,
+        met=ratio <= goal,
+        chosen=chosen,
+        best=best,
+        within=round(medians[mine] / medians[f"ours {best}"], 3),
+        ours_mb=round(peak_mb(ours[chosen], device), 1),
+        theirs_mb=round(peak_mb(theirs, device), 1),
+        agree=agree,
+    )
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as a Markdown table, and a line on how many goals were met."""
+    head = (
+        "| what | against | shape | device | ours ms | theirs ms | ratio | goal | met | chosen | best | "
+        "chosen/best "
+        "| MB ours | MB theirs |"
+    )
+    lines = [head, "|" + "---|" * 14]
+    for r in rows:
+        lines.append(
+            f"| {r.row} | {r.against} | {r.shape} | {r.device} | {r.ours_ms:.2f} | {r.theirs_ms:.2f} | "
+            f"{r.ratio:.2f} "
+            f"| ≤ {r.goal:.2f} | {'yes' if r.met else '**no**'} | {r.chosen} | {r.best} | {r.within:.2f} "
+            f"| {r.ours_mb:.0f} | {r.theirs_mb:.0f} |"
+        )
+    met, near = sum(r.met for r in rows), sum(r.within <= 1.2 for r in rows)
+    lines.append(
+        f"\n{met} of {len(rows)} goals met; the choice was within 20% of the best in {near} of {len(rows)}. "
+        f"torch {torch.__version__}; largest resident size of the process "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MB."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def write(rows: list[Row], folder: Path) -> None:
+    """``bench.json`` (a list of rows) and ``bench.md`` in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bench.json").write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
+    (folder / "bench.md").write_text("# Benchmarks\n\n" + table(rows))

@@ -1,0 +1,71 @@
+"""The harness compares what it says: outputs before times, chosen beside best, rows as files."""
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+
+from . import harness
+
+
+def busy(n):
+    x = torch.ones(n)
+
+    def step():
+        return x.sum()
+
+    return step
+
+
+def row(**kw):
+    given = {
+        "ours": {"expand": busy(10), "fourier": busy(20)},
+        "theirs": busy(10),
+        "chosen": "expand",
+        "goal": 1e9,
+        "rounds": 3,
+        "seconds": 0.1,
+    }
+    return harness.compare("layer", "peer", "tiny", **{**given, **kw})
+
+
+def test_a_row_holds_what_the_table_needs(tmp_path):
+    got = row(output=(lambda: torch.ones(3), lambda: torch.ones(3)))
+    assert got.met
+    assert got.agree == 0
+    assert got.best in ("expand", "fourier")
+    assert got.within > 0
+    harness.write([got], tmp_path / "new folder")
+    (saved,) = json.loads((tmp_path / "new folder" / "bench.json").read_text())
+    told = {"row", "against", "shape", "device", "goal", "met", "chosen", "best"}
+    assert told | {"ours_ms", "theirs_ms", "ratio"} <= set(saved)
+    assert "| layer | peer | tiny | cpu" in (tmp_path / "new folder" / "bench.md").read_text()
+
+
+def test_an_unmet_goal_is_said():
+    assert not row(goal=0.0).met
+    assert "**no**" in harness.table([row(goal=0.0)])
+
+
+def test_different_numbers_are_not_timed():
+    with pytest.raises(AssertionError, match="nothing to time"):
+        row(output=(lambda: torch.ones(3), lambda: torch.zeros(3) + 0.5))
+    with pytest.raises(AssertionError, match="nothing to time"):
+        row(output=(lambda: torch.full((3,), torch.nan), lambda: torch.ones(3)))
+
+
+def test_candidates_take_turns():
+    seen = []
+    steps = {name: (lambda name=name: seen.append(name)) for name in "ab"}
+    times = harness.interleaved(steps, torch.device("cpu"), rounds=6, seconds=10)
+    assert len(times["a"]) == len(times["b"]) == 6
+    changes = sum(x != y for x, y in pairwise(seen))
+    assert changes >= 6  # neither ran all its rounds in one go
+
+
+def test_peak_memory_counts_live_allocations():
+    def step():
+        return torch.empty(1 << 20, dtype=torch.uint8), torch.empty(3 << 20, dtype=torch.uint8)
+
+    assert 3.9 < harness.peak_mb(step, torch.device("cpu")) < 4.5
