@@ -26,7 +26,7 @@ from equipath.data.tiles import starts
 
 __all__ = ["Tile", "WholeSlide", "find_tissue", "open_slide", "write_pyramid", "write_slide"]
 
-_PIXELS_AT_ONCE = 1 << 24  # level pixels decoded for one piece of a region: bounds memory at about 70 MB
+_PIXELS_AT_ONCE = 1 << 22  # level pixels decoded for one piece of a region: bounds memory at about 200 MB
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,10 @@ class WholeSlide:
         width, height = self._slide.dimensions
         self.size = (height, width)
         """Height and width of the finest level, in pixels."""
-        # From the sizes, which are integers, not from OpenSlide's mean of two ratios: 12500 -> 6250 is
-        # exactly 2.
+        # Levels halve with rounding, so OpenSlide's ratio of sizes is 8.06 where the pixels are 8 wide.
         self._factors = [
-            float(2 ** round(math.log2(f))) if abs(math.log2(f) - round(math.log2(f))) < 0.01 else f
-            for f in self._slide.level_downsamples
+            _whole_factor(height, level[1], ratio)
+            for level, ratio in zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
         ]
 
     @property
@@ -168,17 +167,24 @@ class WholeSlide:
         right, bottom = _snap(left + width * ratio), _snap(top + height * ratio)
         x0, y0 = math.floor(left), math.floor(top)
         x1, y1 = math.ceil(right), math.ceil(bottom)
-        picture = Image.fromarray(self._pixels(level, x0, y0, y1 - y0, x1 - x0))
-        how = Image.Resampling.BILINEAR if fine else Image.Resampling.BOX
-        scaled = picture.resize((width, height), how, box=(left - x0, top - y0, right - x0, bottom - y0))
+        pixels = self._pixels(level, x0, y0, y1 - y0, x1 - x0)
+        if not fine:
+            down = _area_mean(pixels, top - y0, height, ratio)
+            across = _area_mean(down.swapaxes(0, 1), left - x0, width, ratio).swapaxes(0, 1)
+            return (across + 0.5).astype(np.uint8)
+        scaled = Image.fromarray(pixels).resize(
+            (width, height), Image.Resampling.BILINEAR, box=(left - x0, top - y0, right - x0, bottom - y0)
+        )
         return np.asarray(scaled)[extra : height - extra, extra : width - extra].copy()
 
     def _pixels(self, level: int, x: int, y: int, height: int, width: int) -> np.ndarray:
         import openslide
 
         factor = self._factors[level]
+        # OpenSlide divides places by its own ratio of sizes: multiplied by the same they are pixels again.
+        theirs = self._slide.level_downsamples[level]
         try:
-            region = self._slide.read_region((round(x * factor), round(y * factor)), level, (width, height))
+            region = self._slide.read_region((round(x * theirs), round(y * theirs)), level, (width, height))
         except openslide.OpenSlideError as error:
             raise DataError(
                 f"{self.path} is damaged: the region at ({x * factor * self.mpp:.0f}, "
@@ -229,6 +235,23 @@ class WholeSlide:
                     continue
                 x, y = column * mpp, row * mpp
                 yield Tile(self.read(x, y, (high, wide), mpp), row, column, x, y, mpp)
+
+
+def _area_mean(pixels: np.ndarray, first: float, count: int, ratio: float) -> np.ndarray:
+    """Means over ``count`` intervals of length ``ratio`` from ``first`` on along the first axis, parts of
+    pixels counted
+    as parts: differences of the running sum, read between its steps."""
+    total = np.zeros((len(pixels) + 1, *pixels.shape[1:]))
+    np.cumsum(pixels, axis=0, out=total[1:])
+    place = np.clip(first + ratio * np.arange(count + 1), 0, len(pixels))
+    below = np.minimum(place.astype(int), len(pixels) - 1)
+    share = (place - below).reshape(-1, *[1] * (pixels.ndim - 1))
+    return np.diff(total[below] * (1 - share) + total[below + 1] * share, axis=0) / ratio
+
+
+def _whole_factor(fine: int, coarse: int, ratio: float) -> float:
+    whole = 2 ** round(math.log2(ratio))
+    return float(whole) if abs(fine - coarse * whole) <= whole else float(ratio)
 
 
 def _snap(value: float) -> float:
@@ -440,9 +463,9 @@ def _rendered(
                     "asked for."
                 )
             strip[:, x : x + wide] = pixels
-        yield strip
         if progress:
             progress(count, -(-height // tile))
+        yield strip
 
 
 def _stored(path: Path, shape: tuple[int, int], tile: int) -> Iterator[np.ndarray]:
