@@ -649,7 +649,7 @@ def main(arguments):
     if command == "book":
         return coursekit("book", *options)
     if command == "bench":
-        return pytest(["tests/benchmarks", "-s", *options], workers=0)
+        return in_venv(["-m", "tests.benchmarks", *options])
     if command == "lint":
         return lint(options)
     if command == "lock":
