@@ -1,4 +1,6 @@
-"""Vector slides: tissue scenes in micrometres, rendered exactly on any pixel grid, with labels from the same geometry."""
+"""Vector slides: tissue scenes in micrometres, rendered exactly on any pixel grid, with labels from the same
+geometry.
+"""
 
 from .geometry import Grid
 from .render import View

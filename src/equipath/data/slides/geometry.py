@@ -1,7 +1,9 @@
-"""How a pixel grid lies on a slide: centre, size, microns per pixel, angle and reflection, and the map from pixels to micrometres.
+"""How a pixel grid lies on a slide: centre, size, microns per pixel, angle and reflection, and the map from
+pixels to micrometres.
 
-The slide's coordinates are micrometres, x to the right and y up. A grid is rotated and mirrored as `equipath.groups` does it: the tissue
-on the screen is first mirrored left-right (if `flip`) and then turned counter-clockwise by `angle` degrees.
+The slide's coordinates are micrometres, x to the right and y up. A grid is rotated and mirrored as
+`equipath.groups` does it: the tissue on the screen is first mirrored left-right (if `flip`) and then turned
+counter-clockwise by `angle` degrees.
 """
 
 import math
@@ -11,7 +13,7 @@ import numpy as np
 
 
 def turn(degrees):
-    """The 2x2 matrix of a counter-clockwise rotation, with exact zeros and ones at multiples of 90 degrees."""
+    """The 2x2 matrix of a counter-clockwise rotation, exact at multiples of 90 degrees."""
     degrees = math.fmod(degrees, 360.0)
     quarter = round(degrees / 90.0)
     rest = math.radians(degrees - 90.0 * quarter)
@@ -68,7 +70,9 @@ class Grid:
         object.__setattr__(self, "flip", bool(self.flip))
 
     def matrix(self):
-        """The 2x2 matrix from screen offsets in µm (x right, y up, from the grid's centre) to offsets on the slide."""
+        """The 2x2 matrix from screen offsets in µm (x right, y up, from the grid's centre) to offsets on the
+        slide.
+        """
         back = turn(-self.angle)
         return np.diag([-1.0, 1.0]) @ back if self.flip else back
 

@@ -1,8 +1,10 @@
-"""Where the randomness of a vector slide comes from: integer hashes, a table of smooth noise and a pattern of scattered points.
+"""Where the randomness of a vector slide comes from: integer hashes, a table of smooth noise and a pattern
+of scattered points.
 
-Everything here is a function of integers and of exact IEEE arithmetic (no FFT, no transcendental function, no global random state), so
-that the same seed gives the same numbers on every machine. The noise is a periodic cubic B-spline over random lattice values; it is
-looked up at continuous coordinates, so it belongs to the tissue and not to a pixel grid.
+Everything here is a function of integers and of exact IEEE arithmetic (no FFT, no transcendental function,
+no global random state), so that the same seed gives the same numbers on every machine. The noise is a
+periodic cubic B-spline over random lattice values; it is looked up at continuous coordinates, so it belongs
+to the tissue and not to a pixel grid.
 """
 
 from functools import lru_cache
@@ -28,7 +30,9 @@ def _mix(h):
 
 
 def hash_lattice(seed, i, j, salt=0):
-    """Hash lattice positions (i, j), integer arrays of one shape, to uint64 values that depend on the seed and a salt."""
+    """Hash lattice positions (i, j), integer arrays of one shape, to uint64 values that depend on the seed
+    and a salt.
+    """
     with np.errstate(over="ignore"):
         h = np.asarray(seed, dtype=np.int64).astype(np.uint64) * _GOLDEN
         h = h + np.uint64(salt) * np.uint64(0xD1342543DE82EF95)
@@ -43,7 +47,7 @@ def unit(h):
 
 @lru_cache(maxsize=1)
 def random_rows():
-    """A (65536, 12) float64 table of uniform numbers: one row of independent attributes for an object's hash."""
+    """A (65536, 12) float64 table of uniform numbers: a row of attributes for an object's hash."""
     with np.errstate(over="ignore"):
         k = np.arange(65536 * 12, dtype=np.uint64)
         return unit(_mix(_mix(k + np.uint64(77)) * _GOLDEN + k)).reshape(65536, 12)
@@ -56,7 +60,9 @@ def attributes(h):
 
 @lru_cache(maxsize=1)
 def _tables():
-    """Noise as a (CHANNELS, S + 1, S + 1) float32 array, S = WAVES * FINE, zero mean, unit variance, wrapped by one sample."""
+    """Noise as a (CHANNELS, S + 1, S + 1) float32 array, S = WAVES * FINE, zero mean, unit variance, wrapped
+    by one sample.
+    """
     n = WAVES
     i, j = np.meshgrid(np.arange(n), np.arange(n), indexing="ij")
     out = []
@@ -64,7 +70,9 @@ def _tables():
         v = (hash_lattice(2024, i, j, salt=c + 1) >> np.uint64(56)).astype(np.int64) - 128
         for axis in (0, 1):  # B-spline values at quarter cells, in integers: exact
             parts = [sum(int(w[m]) * np.roll(v, 1 - m, axis) for m in range(4)) for w in _SPLINE]
-            v = np.stack(parts, axis + 1).reshape([s * (FINE if a == axis else 1) for a, s in enumerate(v.shape)])
+            v = np.stack(parts, axis + 1).reshape(
+                [s * (FINE if a == axis else 1) for a, s in enumerate(v.shape)]
+            )
         size = n * FINE
         mean = int(v.sum()) / (size * size)
         v = v - mean
@@ -96,15 +104,21 @@ def sample(xy, scale, offsets, first=0, count=CHANNELS):
         float32 (count, ...), zero mean and unit variance over the plane.
     """
     t = torch.add(offsets * (1.0 / WAVES) + 1048576.0, xy, alpha=scale / WAVES)
-    grid = t.frac_().to(torch.float32).mul_(2.0).sub_(1.0)  # whole periods leave in float64, before precision does
+    grid = (
+        t.frac_().to(torch.float32).mul_(2.0).sub_(1.0)
+    )  # whole periods leave in float64, before precision does
     table = _table(xy.device, first, count)
-    out = F.grid_sample(table, grid.reshape(1, 1, -1, 2), mode="bilinear", padding_mode="border", align_corners=True)
+    out = F.grid_sample(
+        table, grid.reshape(1, 1, -1, 2), mode="bilinear", padding_mode="border", align_corners=True
+    )
     return out.reshape(count, *xy.shape[:-1])
 
 
 @lru_cache(maxsize=1)
 def scattered():
-    """One point in each of PERIOD x PERIOD unit cells, pushed apart until they are evenly spread: (PERIOD, PERIOD, 2), in [0, 1)."""
+    """One point in each of PERIOD x PERIOD unit cells, pushed apart until they are evenly spread: (PERIOD,
+    PERIOD, 2), in [0, 1).
+    """
     n = PERIOD
     i, j = np.meshgrid(np.arange(n), np.arange(n), indexing="ij")
     p = attributes(hash_lattice(9, i, j))[..., :2] * 0.9 + 0.05

@@ -1,7 +1,9 @@
-"""What is counted on a slide: glands, vessels and nuclei, each placed by a hash of its lattice cell and asked for near a few grids at a time.
+"""What is counted on a slide: glands, vessels and nuclei, each placed by a hash of its lattice cell and
+asked for near a few grids at a time.
 
-An object's place, shape and stain follow from the seed and its lattice indices, never from the grid that asks, so neighbouring tiles agree
-on it. Positions are float64 µm in the scene's noise frame (the slide turned by an angle of its own, so that no lattice shows).
+An object's place, shape and stain follow from the seed and its lattice indices, never from the grid that
+asks, so neighbouring tiles agree on it. Positions are float64 µm in the scene's noise frame (the slide
+turned by an angle of its own, so that no lattice shows).
 """
 
 import math
@@ -16,7 +18,10 @@ from .noise import PERIOD, attributes, hash_lattice, sample, scattered
 from .tissue import MATERIAL, MATERIALS, NUCLEI, NUCLEUS, Glands, Kind
 
 _LOOK = np.array(
-    [(t.size, t.spread, *t.aspect, t.h, t.e, t.rim, t.chromatin, t.bump, t.along, t.nucleolus, t.counts) for t in NUCLEI.values()]
+    [
+        (t.size, t.spread, *t.aspect, t.h, t.e, t.rim, t.chromatin, t.bump, t.along, t.nucleolus, t.counts)
+        for t in NUCLEI.values()
+    ]
 )
 
 
@@ -29,14 +34,18 @@ class Scene:
         self.params = {k: np.array([s.params[k] for s in slides]) for k in slides[0].params}
         self.offsets = np.stack([self.params["offset_x"], self.params["offset_y"]], -1)
         frames = np.stack([s.frame for s in slides])
-        self.matrix = np.stack([f @ g.matrix() for f, g in zip(frames, grids, strict=True)])  # screen to noise frame
+        self.matrix = np.stack(
+            [f @ g.matrix() for f, g in zip(frames, grids, strict=True)]
+        )  # screen to noise frame
         self.center = np.stack([f @ np.array(g.center) for f, g in zip(frames, grids, strict=True)])
         self.mpp = np.array([g.mpp for g in grids])
         self.dab = any(s.stain.vectors[2].any() for s in slides)
         blur = np.array([s.stain.blur for s in slides])
         self.soft = np.sqrt(0.4**2 + (0.85 * self.mpp) ** 2 + (2.5 * blur) ** 2)  # width of an edge, µm
         self.sigma = np.sqrt((0.29 * self.mpp) ** 2 + blur**2)  # of the smoothing that noise undergoes, µm
-        self.coarse = np.clip((self.mpp - 4.0) / 2.0, 0.0, 1.0)  # nuclei give way to their mean between 4 and 6 µm a pixel
+        self.coarse = np.clip(
+            (self.mpp - 4.0) / 2.0, 0.0, 1.0
+        )  # nuclei give way to their mean between 4 and 6 µm a pixel
 
     def at(self, item):
         """Parameters and noise offsets of points that belong to batch items `item` (N,)."""
@@ -48,7 +57,9 @@ class Scene:
 
 
 def coarse_and_middle(kind, xy, offsets):
-    """Unit noise of the kind's two lattices at points (..., 2): float32 (4, ...) each; offsets (..., 2) broadcast."""
+    """Unit noise of the kind's two lattices at points (..., 2): float32 (4, ...) each; offsets (..., 2)
+    broadcast.
+    """
     return sample(xy, 1.0 / kind.macro, offsets), sample(xy, 1.0 / kind.meso, offsets * 7.0)
 
 
@@ -60,11 +71,13 @@ def outline(kind, xy, m, n, p):
     r2 = u * u + v * v
     wave = (u * u - 3 * v * v) * u / (r2 + 0.3) * p["lobe"]  # a three-fold bulge
     depth = (1.0 + wave - r2.sqrt()) * p["half_short"]
-    return depth + kind.edge * (m[1] + 0.5 * m[2]) + 5.0 * n[2]
+    return depth + kind.edge * (m[1] + 0.5 * m[2]).clamp(-2.5, 1.0) + 5.0 * n[2]
 
 
 def areas(kind, xy, m, n, p):
-    """(material index, signed distance in µm, float32) of a kind at points, bottom first, glass last; glands are left out."""
+    """(material index, signed distance in µm, float32) of a kind at points, bottom first, glass last; glands
+    are left out.
+    """
     pf = {k: v.float() for k, v in p.items()}
     depth = outline(kind, xy, m, n, pf)
     for name, d in kind.areas(m, n, depth, pf):
@@ -100,7 +113,9 @@ def fibre_angle(scene, item, xy, step=0.5):
 
 @lru_cache(maxsize=1)
 def _border_table():
-    """Distance to the nearest border between the cells of 16 x 16 scattered points, in cells: float32 (1, 1, 1025, 1025)."""
+    """Distance to the nearest border between the cells of 16 x 16 scattered points, in cells: float32 (1, 1,
+    1025, 1025).
+    """
     n, fine = 16, 64
     points = scattered()[:n, :n]
     t = np.arange(n * fine) / fine
@@ -121,10 +136,15 @@ def _border_table():
 
 
 def voronoi_edge(xy, spacing):
-    """Distance in µm to the nearest border between cells about `spacing` µm wide: float32 (N,), for xy float64 (N, 2)."""
+    """Distance in µm to the nearest border between cells about `spacing` µm wide: float32 (N,), for xy
+    float64 (N, 2).
+    """
     t = torch.mul(xy, 1.0 / (16 * spacing)).add_(1048576.0).frac_().to(torch.float32).mul_(2.0).sub_(1.0)
     table = _border_table().to(xy.device)
-    return F.grid_sample(table, t.view(1, 1, -1, 2), padding_mode="border", align_corners=True).view(-1) * spacing
+    return (
+        F.grid_sample(table, t.view(1, 1, -1, 2), padding_mode="border", align_corners=True).view(-1)
+        * spacing
+    )
 
 
 FAT_CELL = 62.0  # µm
@@ -148,7 +168,9 @@ def opening(spec: Glands, depth, thickness, n, xy, offsets):
 
 
 def lattice_points(scene, spacing, margin):
-    """Scattered points `spacing` µm apart that lie within `margin` µm of a grid: item, i, j (N,) int64 and xy (N, 2)."""
+    """Scattered points `spacing` µm apart that lie within `margin` µm of a grid: item, i, j (N,) int64 and xy
+    (N, 2).
+    """
     pattern, (height, width) = scattered(), scene.size
     half_x, half_y = width * scene.mpp / 2 + margin, height * scene.mpp / 2 + margin
     a, c = scene.matrix, scene.center
@@ -195,7 +217,9 @@ class GlandSet:
             if len(self) and other.spec.inside == spec.inside:
                 which = np.repeat(np.arange(len(self)), 8)
                 rim, _ = self.wall_point(which, np.tile(np.arange(8) * (math.pi / 4), len(self)), -4.0)
-                hit = other.covers(self.item[which], rim, 0.0) | other.covers(self.item[which], self.xy[which], 0.0)
+                hit = other.covers(self.item[which], rim, 0.0) | other.covers(
+                    self.item[which], self.xy[which], 0.0
+                )
                 self._select(~hit.reshape(-1, 8).any(1))
 
     def _shape(self, h):
@@ -207,11 +231,25 @@ class GlandSet:
         self.to_local = np.stack([c / root, s / root, -s * root, c * root], -1).reshape(-1, 2, 2)
         self.from_local = np.stack([c * root, -s / root, s * root, c / root], -1).reshape(-1, 2, 2)
         self.waves = (h[:, 5:11] * 2 - 1) * spec.rough * np.array([1.0, 1.0, 0.8, 0.8, 0.6, 0.6])
-        self.extent = self.radius * (1 + np.abs(self.waves).sum(1))  # in the gland's own, unstretched coordinates
+        self.extent = self.radius * (
+            1 + np.abs(self.waves).sum(1)
+        )  # in the gland's own, unstretched coordinates
         self.reach = self.extent * root
 
     def _select(self, keep):
-        for name in ("item", "i", "j", "xy", "radius", "thickness", "to_local", "from_local", "waves", "extent", "reach"):
+        for name in (
+            "item",
+            "i",
+            "j",
+            "xy",
+            "radius",
+            "thickness",
+            "to_local",
+            "from_local",
+            "waves",
+            "extent",
+            "reach",
+        ):
             setattr(self, name, getattr(self, name)[keep])
 
     def __len__(self):
@@ -219,7 +257,9 @@ class GlandSet:
 
     @staticmethod
     def depth(u, v, wave, radius, to_local):
-        """Depth below the outside of the wall in µm at local offsets (u, v); wave (N, 6), radius (N,), to_local (N, 4)."""
+        """Depth below the outside of the wall in µm at local offsets (u, v); wave (N, 6), radius (N,),
+        to_local (N, 4).
+        """
         rho = (u * u + v * v).sqrt() + 1e-6
         c, s = u / rho, v / rho
         c2, s2 = c * c - s * s, 2 * c * s
@@ -232,7 +272,9 @@ class GlandSet:
         return (edge - rho) / (gx * gx + gy * gy).sqrt()
 
     def depth_at(self, which, offset):
-        """The same for offsets (N, 2) in the noise frame from the centres of glands `which`: float64 numpy (N,)."""
+        """The same for offsets (N, 2) in the noise frame from the centres of glands `which`: float64 numpy
+        (N,).
+        """
         t = self.to_local[which]
         local = torch.from_numpy(np.einsum("nij,nj->ni", t, offset))
         parts = (torch.from_numpy(x[which]) for x in (self.waves, self.radius))
@@ -240,9 +282,16 @@ class GlandSet:
         return self.depth(local[:, 0], local[:, 1], waves, radius, torch.from_numpy(t.reshape(-1, 4))).numpy()
 
     def wall_point(self, which, theta, inset):
-        """Points (N, 2) `inset` µm inside the wall at local angle theta, and the angle of the outward direction there."""
+        """Points (N, 2) `inset` µm inside the wall at local angle theta, and the angle of the outward
+        direction there.
+        """
         w = self.waves[which].T
-        shape = w[0] * np.cos(2 * theta) + w[1] * np.sin(2 * theta) + w[2] * np.cos(3 * theta) + w[3] * np.sin(3 * theta)
+        shape = (
+            w[0] * np.cos(2 * theta)
+            + w[1] * np.sin(2 * theta)
+            + w[2] * np.cos(3 * theta)
+            + w[3] * np.sin(3 * theta)
+        )
         r = self.radius[which] * (1 + shape + w[4] * np.cos(4 * theta) + w[5] * np.sin(4 * theta))
         unit = np.stack([np.cos(theta), np.sin(theta)], -1)
         normal = np.einsum("nji,nj->ni", self.to_local[which], unit)
@@ -278,7 +327,9 @@ class GlandSet:
 
 @dataclass
 class Blobs:
-    """Ellipses that carry stain, one entry each; `id` > 0 names a nucleus, 0 is anything else (a red cell, a drop of mucin)."""
+    """Ellipses that carry stain, one entry each; `id` > 0 names a nucleus, 0 is anything else (a red cell, a
+    drop of mucin).
+    """
 
     item: np.ndarray
     xy: np.ndarray
@@ -315,7 +366,9 @@ def _blobs(scene, item, xy, types, angle, h, ids):
     zero = np.zeros(len(item))
     stain = np.stack([zero, 0.75 * fade, 0.25 * fade, zero, zero], -1)
     one = np.ones(len(item))
-    spots = Blobs(item, xy[spot] + place, np.stack([radius, radius], -1), zero, stain, one, np.full(len(item), -1))
+    spots = Blobs(
+        item, xy[spot] + place, np.stack([radius, radius], -1), zero, stain, one, np.full(len(item), -1)
+    )
     return Blobs.join([main, spots])
 
 
@@ -376,7 +429,9 @@ def _wall_cells(scene, glands, population):
         inset = (4.9 if spec.lumen != "blood" else 2.2) + ROW * row
         room = (glands.thickness > inset + 3.0) | (row == 0)
         inner = glands.radius - inset
-        count = np.where(room & (inner > 4.0), np.maximum(3, np.round(2 * math.pi * inner / spec.pitch)), 0).astype(np.int64)
+        count = np.where(
+            room & (inner > 4.0), np.maximum(3, np.round(2 * math.pi * inner / spec.pitch)), 0
+        ).astype(np.int64)
         which = np.repeat(np.arange(len(glands)), count)
         if not len(which):
             continue
@@ -388,7 +443,7 @@ def _wall_cells(scene, glands, population):
         item = glands.item[which]
         keep = np.ones(len(which), dtype=bool)
         if spec.lumen != "blood":  # no nucleus hangs in the lumen
-            p, offsets = scene.at(item)
+            _, offsets = scene.at(item)
             points = torch.from_numpy(xy)
             n = coarse_and_middle(scene.kind, points, offsets)[1]
             depth = torch.from_numpy(glands.depth_at(which, xy - glands.xy[which])).float()
@@ -407,8 +462,12 @@ def _wall_cells(scene, glands, population):
         drop = keep & (h[:, 1] < spec.goblet) & (k % 2 == 0)
         if drop.any():
             some = which[drop]
-            xy, outward = glands.wall_point(some, theta[drop], glands.thickness[some] * (0.58 + 0.12 * h[drop, 9]))
+            xy, outward = glands.wall_point(
+                some, theta[drop], glands.thickness[some] * (0.58 + 0.12 * h[drop, 9])
+            )
             types = np.full(len(some), NUCLEUS["mucin"])
             size = h[drop]
-            parts.append(_blobs(scene, item[drop], xy, types, outward, size, np.zeros(len(some), dtype=np.int64)))
+            parts.append(
+                _blobs(scene, item[drop], xy, types, outward, size, np.zeros(len(some), dtype=np.int64))
+            )
     return parts

@@ -1,8 +1,10 @@
-"""How a scene becomes pixels: noise and areas at the pixel centres, glands and nuclei in windows around their centres, stain to colour.
+"""How a scene becomes pixels: noise and areas at the pixel centres, glands and nuclei in windows around
+their centres, stain to colour.
 
-Every quantity is a function of the pixel centre's position in µm and of the microns per pixel alone. Edges are softened and noise is
-attenuated by an amount that depends on the microns per pixel, which stands for the mean over a pixel and has no direction: no filter ever
-runs over the pixel grid, and so every angle, reflection and tile gives the same value for the same place.
+Every quantity is a function of the pixel centre's position in µm and of the microns per pixel alone. Edges
+are softened and noise is attenuated by an amount that depends on the microns per pixel, which stands for
+the mean over a pixel and has no direction: no filter ever runs over the pixel grid, and so every angle,
+reflection and tile gives the same value for the same place.
 """
 
 import math
@@ -30,7 +32,36 @@ from .tissue import CLASS_OF, GROUND, IS_TUMOUR, MATERIAL, MATERIALS, MERGE, NUC
 
 FAR = -1e3  # depth of a point that lies in no gland, µm
 CHUNK = 1 << 16  # pixels worked on at once: they fit the processor's cache
-WINDOWS = (4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 768, 1024)
+WINDOWS = (
+    4,
+    5,
+    6,
+    7,
+    8,
+    10,
+    12,
+    14,
+    16,
+    20,
+    24,
+    28,
+    32,
+    40,
+    48,
+    56,
+    64,
+    80,
+    96,
+    128,
+    160,
+    192,
+    256,
+    320,
+    384,
+    512,
+    768,
+    1024,
+)
 
 
 @dataclass(frozen=True)
@@ -55,10 +86,12 @@ class View:
 
 
 def _windows(scene, item, xy, reach):
-    """Square windows of pixels around objects, grouped by size: yields (objects, dx, dy, columns, rows), each (n, K) or (n,).
+    """Square windows of pixels around objects, grouped by size: yields (objects, dx, dy, columns, rows),
+    each (n, K) or (n,).
 
-    dx and dy are the offsets of a window's columns and rows from the object's centre on the screen, in pixels; they are formed in float64 so
-    that they change sign and place, and nothing else, when the grid is turned by a right angle.
+    dx and dy are the offsets of a window's columns and rows from the object's centre on the screen, in
+    pixels; they are formed in float64 so that they change sign and place, and nothing else, when the grid
+    is turned by a right angle.
     """
     height, width = scene.size
     local = np.einsum("nij,ni->nj", scene.matrix[item], xy - scene.center[item]) / scene.mpp[item][:, None]
@@ -80,7 +113,9 @@ def _windows(scene, item, xy, reach):
 
 
 def _pixels(scene, item, mask, columns, rows, device):
-    """Where a window mask (n, K, K) holds on the grid: indices into the windows (M,) and flat pixel indices (M,)."""
+    """Where a window mask (n, K, K) holds on the grid: indices into the windows (M,) and flat pixel indices
+    (M,).
+    """
     height, width = scene.size
     if (columns < 0).any() or (columns >= width).any() or (rows < 0).any() or (rows >= height).any():
         ok_r = torch.from_numpy((rows >= 0) & (rows < height)).to(device)
@@ -107,7 +142,9 @@ def _affine(q, x, y):
 
 
 def _gland_maps(scene, sets, device):
-    """Per pixel, flat: depth in a gland (FAR elsewhere) and its wall's thickness, float32, and the number of its set, int64."""
+    """Per pixel, flat: depth in a gland (FAR elsewhere) and its wall's thickness, float32, and the number of
+    its set, int64.
+    """
     count = len(scene.grids) * scene.size[0] * scene.size[1]
     depth = torch.full((count,), FAR, device=device)
     thickness = torch.ones(count, device=device)
@@ -122,7 +159,12 @@ def _gland_maps(scene, sets, device):
             u, v = _affine(_tensor(to_local[some], device), _tensor(dx, device), _tensor(dy, device))
             mask = (u * u + v * v) < _tensor(limit[some] ** 2, device)[:, None, None]
             flat, which, pixel = _pixels(scene, glands.item[some], mask, columns, rows, device)
-            attr = [glands.waves, glands.radius[:, None], glands.to_local.reshape(-1, 4), glands.thickness[:, None]]
+            attr = [
+                glands.waves,
+                glands.radius[:, None],
+                glands.to_local.reshape(-1, 4),
+                glands.thickness[:, None],
+            ]
             a = _tensor(np.concatenate([x[some] for x in attr], 1), device)[which]
             d = glands.depth(u.view(-1)[flat], v.view(-1)[flat], a[:, :6], a[:, 6], a[:, 7:11])
             depth.scatter_reduce_(0, pixel, d, "amax")
@@ -134,7 +176,9 @@ def _gland_maps(scene, sets, device):
 
 
 def _splat(scene, blobs, device):
-    """What nuclei add to each pixel: (B*H*W, 4) float32 coverage, haematoxylin, eosin, chromatin; and their numbers, int32."""
+    """What nuclei add to each pixel: (B*H*W, 4) float32 coverage, haematoxylin, eosin, chromatin; and their
+    numbers, int32.
+    """
     height, width = scene.size
     count = len(scene.grids) * height * width
     sums = torch.zeros((count, 4), device=device)
@@ -143,9 +187,13 @@ def _splat(scene, blobs, device):
         return sums, ids
     soft = scene.soft[blobs.item] * blobs.haze
     area = blobs.axes.prod(1)
-    inverse = np.stack([np.cos(blobs.angle), np.sin(blobs.angle), -np.sin(blobs.angle), np.cos(blobs.angle)], -1)
+    inverse = np.stack(
+        [np.cos(blobs.angle), np.sin(blobs.angle), -np.sin(blobs.angle), np.cos(blobs.angle)], -1
+    )
     inverse = inverse.reshape(-1, 2, 2) / blobs.axes[:, :, None]
-    to_unit = inverse @ (scene.matrix * scene.mpp[:, None, None])[blobs.item]  # pixels on the screen -> unit disc
+    to_unit = (
+        inverse @ (scene.matrix * scene.mpp[:, None, None])[blobs.item]
+    )  # pixels on the screen -> unit disc
     steep = np.sqrt(area) / soft
     shrink = area / (area + soft**2 / 20)  # a soft edge widens a small disc: keep its area
     limit = (1 + 0.5 / steep) * (1 + 0.6 * np.abs(blobs.look[:, 0]))
@@ -172,7 +220,9 @@ def _splat(scene, blobs, device):
 
 @lru_cache(maxsize=8)
 def mean_nuclei(kind: Kind):
-    """For each material of a kind: the fraction that nuclei cover, and their haematoxylin and eosin: float32 (materials, 3)."""
+    """For each material of a kind: the fraction that nuclei cover, and their haematoxylin and eosin: float32
+    (materials, 3).
+    """
     out = np.zeros((len(MATERIALS), 3))
     for population in kind.populations:
         for name, (probability, nucleus) in population.where.items():
@@ -219,7 +269,9 @@ def render_scene(scene: Scene, device):
     """Render a scene: image (B, 3, H, W), tissue, nuclei, tumour, artefact and material (B, H, W)."""
     batch, (height, width) = len(scene.grids), scene.size
     sets: list[GlandSet] = []
-    for g, spec in enumerate(scene.kind.glands):  # the first are asked for farther out, since later ones keep clear of them
+    for g, spec in enumerate(
+        scene.kind.glands
+    ):  # the first are asked for farther out, since later ones keep clear of them
         sets.append(GlandSet(scene, spec, 10 + g, 46.0 + 50.0 * (len(scene.kind.glands) - 1 - g), sets))
     glands = None
     if any(len(s) for s in sets):
@@ -257,7 +309,9 @@ def _shade(scene, chunk, sets, glands, nuclear, device):
     def each(values):  # one number an item, ready to meet (b, N)
         return torch.from_numpy(np.asarray(values[items], dtype=np.float32)).to(device)[:, None]
 
-    def fade(wave):  # the amplitude that smoothing leaves to a wave of this length in µm; exactly 0 where it is under 1 %
+    def fade(
+        wave,
+    ):  # the amplitude that smoothing leaves to a wave of this length in µm; exactly 0 where it is under 1 %
         left = np.exp(-2 * (math.pi * scene.sigma / wave) ** 2)
         return np.where(left < 0.01, 0.0, left)
 
@@ -314,20 +368,20 @@ def _shade(scene, chunk, sets, glands, nuclear, device):
             ground.view(len(ground), -1).index_add_(1, some, change[:, None] * wall)
 
     # texture
-    grain = sample(xy, 1 / 2.6, offsets * 3.0, 0, 2)
-    rough = grain[0] * each(fade(7.0))
-    micro = fade(2.2)
+    fine, micro = fade(7.0), fade(2.2)
+    grain = sample(xy, 1 / 2.6, offsets * 3.0, 0, 2) * each(fine)
+    rough, clumps = grain[0], 0.35 * grain[1]
     if micro[items].max() > 0:
-        tiny = sample(xy, 1 / 0.8, offsets * 5.0, 0, 2)
-        rough = rough + 0.7 * tiny[0] * each(micro)
-        chromatin = 0.45 * grain[1] * each(fade(7.0)) + 0.9 * tiny[1] * each(micro)
-    else:
-        chromatin = 0.45 * grain[1] * each(fade(7.0))
+        tiny = sample(xy, 1 / 0.8, offsets * 5.0, 0, 2) * each(micro)
+        rough, clumps = rough + 0.9 * tiny[0], clumps + 0.9 * tiny[1]
     along, across = fibre_coordinates(xy, m, n)
-    fibre = sample(torch.stack([along * (1 / 18.0), across], -1), 1 / 1.4, offsets * 13.0, 2, 1)[0] * each(fade(4.0))
+    fibre = sample(torch.stack([along * (1 / 18.0), across], -1), 1 / 1.4, offsets * 13.0, 2, 1)[0] * each(
+        fade(4.0)
+    )
     gaps = sample(xy, 1 / 5.5, offsets * 11.0, 2, 1)[0]
-    open_gap = each(fade(14.0))
-    hole = ((gaps + 0.5 * fibre - 0.7) * 1.6).clamp_(0, 1) * open_gap + 0.2 * (1 - open_gap)
+    kept = each(fade(14.0))  # beyond what a pixel can show, gaps give way to their mean
+    hole = ((gaps + 0.4 * (fibre + rough) - 0.3) * 0.9).clamp_(0, 1)
+    hole = (hole * hole * (3.0 - 2.0 * hole)) * kept + 0.32 * (1 - kept)
     solid = 1 - ground[6] * hole
     haem = (ground[0] + ground[1] * rough + ground[2] * fibre).mul_(solid).clamp_(min=0)
     eosin = (ground[3] + ground[4] * rough + ground[5] * fibre).mul_(solid).clamp_(min=0)
@@ -337,14 +391,18 @@ def _shade(scene, chunk, sets, glands, nuclear, device):
     cover, add_h, add_e, add_c = nuclear.unbind(-1)
     crowd = ((cover - 1).clamp(0, 1) * 0.25 + 1) / cover.clamp(min=1)
     clear = (1 - cover).clamp_(min=0)
-    stains = [(haem * clear + (add_h + add_c * chromatin) * crowd).clamp_(min=0), eosin * clear + add_e * crowd]
+    stains = [(haem * clear + (add_h + add_c * clumps) * crowd).clamp_(min=0), eosin * clear + add_e * crowd]
     if dab is not None:
         stains.append(dab * clear)
 
     thick, mark, pen = _artefacts(scene, items, xy, m, n, p, each)
-    vectors = torch.from_numpy(np.stack([s.stain.vectors for s in scene.slides[items]]).astype(np.float32)).to(device)
+    vectors = torch.from_numpy(
+        np.stack([s.stain.vectors for s in scene.slides[items]]).astype(np.float32)
+    ).to(device)
     vectors = vectors[:, : len(stains)]
-    white = torch.from_numpy(np.stack([s.stain.white for s in scene.slides[items]]).astype(np.float32)).to(device)
+    white = torch.from_numpy(np.stack([s.stain.white for s in scene.slides[items]]).astype(np.float32)).to(
+        device
+    )
     if thick is not None:
         stains = [s * thick for s in stains]
     rgb = transmit(stains, vectors, white)
@@ -365,11 +423,18 @@ def _shade(scene, chunk, sets, glands, nuclear, device):
 
 
 def _artefacts(scene, items, xy, m, n, p, each):
-    """Folds and pen: how much thicker the section is (b, N) or None, artefact labels, and the light the ink lets through or None."""
+    """Folds and pen: how much thicker the section is (b, N) or None, artefact labels, and the light the ink
+    lets through or None.
+    """
     mark = torch.zeros(xy.shape[:2], dtype=torch.int64, device=xy.device)
     thick = pen = None
     if scene.params["fold_half"][items].max() > 0:
-        d = p["fold_half"] - (xy[..., 0] * p["fold_x"] + xy[..., 1] * p["fold_y"] - p["fold_at"] + 60.0 * m[2] + 3.0 * n[0]).abs()
+        d = (
+            p["fold_half"]
+            - (
+                xy[..., 0] * p["fold_x"] + xy[..., 1] * p["fold_y"] - p["fold_at"] + 60.0 * m[2] + 3.0 * n[0]
+            ).abs()
+        )
         d = d.float()
         thick = 1 + 0.9 * (d * each(1 / scene.soft)).add_(0.5).clamp_(0, 1)
         mark.masked_fill_(d > 0, 1)

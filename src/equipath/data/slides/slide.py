@@ -1,4 +1,4 @@
-"""A vector slide: tissue as a scene in micrometres, made from a seed, that can be rendered on any pixel grid."""
+"""A vector slide: tissue as a scene in micrometres, made from a seed, rendered on any pixel grid."""
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ class Slide:
     Args:
         seed: a whole number from 0.
         kind: "lymph_node", "colon", "breast" or "prostate_core" (the keys of `KINDS`).
-        stain: "he" for haematoxylin and eosin, "dab" for haematoxylin and a brown marker of epithelium (keratin).
+        stain: "he" for haematoxylin and eosin, "dab" for haematoxylin and a brown marker of epithelium
+            (keratin).
         artefacts: whether the slide may have a fold or a pen mark.
 
     Raises:
@@ -43,7 +44,7 @@ class Slide:
         place, shape, look, dirt = (np.random.default_rng([self.seed, number, k]) for k in range(4))
         self.frame = turn(360.0 * place.random())
         back, (width, height) = self.frame.T, spec.size
-        wide, high = width / 2 * (0.82 + 0.12 * shape.random()), height / 2 * (0.82 + 0.12 * shape.random())
+        wide, high = width / 2 * (0.74 + 0.12 * shape.random()), height / 2 * (0.74 + 0.12 * shape.random())
         if width == height:
             high = wide
         self.params = {name: lo + (hi - lo) * shape.random() for name, (lo, hi) in spec.ranges.items()}
@@ -57,7 +58,7 @@ class Slide:
             "outline_c": back[0, 0],
             "outline_s": back[1, 0],
         }
-        self.stain = Stain.draw(look, dab=stain == "dab")
+        self.stain = Stain.draw(look, spec.families, dab=stain == "dab")
         self._artefacts(dirt, wide, high, artefacts and width != height)
 
     def _artefacts(self, rng, wide, high, wanted):
@@ -87,7 +88,8 @@ class Slide:
         return render_batch([(self, grid)], device)[0]
 
     def ground(self, points) -> np.ndarray:
-        """The material under points (N, 2) in µm, glands and vessels left out: int64 (N,), indices into `MATERIALS`.
+        """The material under points (N, 2) in µm, glands and vessels left out: int64 (N,), indices into
+        `MATERIALS`.
 
         A quick question about where on the slide to look; `render` gives the labels.
         """
@@ -116,7 +118,12 @@ def render_batch(pairs, device=None) -> list[View]:
     pairs = list(pairs)
     groups: dict = {}
     for k, pair in enumerate(pairs):
-        if not (isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], Slide) and isinstance(pair[1], Grid)):
+        if not (
+            isinstance(pair, tuple | list)
+            and len(pair) == 2
+            and isinstance(pair[0], Slide)
+            and isinstance(pair[1], Grid)
+        ):
             raise TypeError(f"render_batch wants (Slide, Grid) pairs, got {pair!r} at position {k}.")
         slide, grid = pair
         groups.setdefault((slide.kind, bool(slide.stain.vectors[2].any()), grid.size), []).append(k)

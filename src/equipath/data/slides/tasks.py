@@ -1,7 +1,9 @@
-"""Labelled sets rendered from vector slides: the papers' tasks without a file, in the same items as the public data sets.
+"""Labelled sets rendered from vector slides: the papers' tasks without a file, in the same items as the
+public data sets.
 
-Each patient is one slide, and the patients of different splits and seeds are different slides. An item is rendered when it is asked for, the
-same on every call and in every worker; a `DataLoader` fetches its batches through `__getitems__`, which renders them together.
+Each patient is one slide, and the patients of different splits and seeds are different slides. An item is
+rendered when it is asked for, the same on every call and in every worker; a `DataLoader` fetches its
+batches through `__getitems__`, which renders them together.
 """
 
 from collections.abc import Sequence
@@ -64,7 +66,9 @@ class Rendered(Items):
         for name, value in (("patients", patients), ("per_patient", per_patient), ("size", size)):
             if not isinstance(value, int | np.integer) or value < 1:
                 raise ValueError(f"{name} is a whole number of at least 1, got {value!r}.")
-        Grid((0.0, 0.0), (size, size), mpp, angle)  # complains about a bad mpp or angle before any work is done
+        Grid(
+            (0.0, 0.0), (size, size), mpp, angle
+        )  # complains about a bad mpp or angle before any work is done
         self.size, self.mpp, self.angle = int(size), float(mpp), float(angle)
         number = list(TASKS).index(self.task) if self.task in TASKS else 0
         key = np.arange(patients) + 1_000_000 * SPLITS.index(split)
@@ -101,12 +105,18 @@ class Rendered(Items):
         raise NotImplementedError
 
     def _choose(self, slide, seed, count):
-        """`count` places of a slide, the wanted materials in turn; a material the slide lacks leaves its turn to the next."""
+        """`count` places of a slide, the wanted materials in turn; a material the slide lacks leaves its turn
+        to the next.
+        """
         points = self._candidates(slide, seed, max(600, 24 * count))
         ground = slide.ground(points)
         queues = []
         for target, materials in self._wanted(slide):
-            where = np.isin(ground, [MATERIAL[m] for m in materials]) if materials else ground != MATERIAL["glass"]
+            where = (
+                np.isin(ground, [MATERIAL[m] for m in materials])
+                if materials
+                else ground != MATERIAL["glass"]
+            )
             queues.append((target, list(np.nonzero(where)[0])))
         chosen: list = []
         while len(chosen) < count and any(queue for _, queue in queues):
@@ -169,12 +179,14 @@ def _table(groups, other):
             if name in MATERIAL:
                 out[MATERIAL[name]] = k
             if name in CLASS:
-                out[CLASS_OF == CLASS[name]] = k
+                out[CLASS[name] == CLASS_OF] = k
     return torch.from_numpy(out)
 
 
 class TumourPatches(Rendered):
-    """Lymph node patches as in PCam: `label` 1 if the middle third (32 of 96 px) holds tumour, and `mask` of tumour (H, W)."""
+    """Lymph node patches as in PCam: `label` 1 if the middle third (32 of 96 px) holds tumour, and `mask` of
+    tumour (H, W).
+    """
 
     task = "tumour"
     names_of_classes = ("normal", "tumour")
@@ -187,7 +199,7 @@ class TumourPatches(Rendered):
         normal = tuple(m for m in MATERIALS if m not in ("tumour", "glass"))
         common = ("lymphoid", "germinal", "sinus")
         rare = tuple(m for m in normal if m not in common)
-        return (1, ("tumour",)), (0, common), (1, ("tumour",)), (0, rare)
+        return (1, ("tumour",)), (0, common), (1, ("tumour",)), (0, rare), (0, ())
 
     def _item(self, views, target):
         mask = views[0].tumour.long()
@@ -197,7 +209,9 @@ class TumourPatches(Rendered):
 
 
 class TissueTypes(Rendered):
-    """Breast regions with `mask` (H, W) of BCSS's five classes: tumour, stroma, inflammatory, necrosis, other."""
+    """Breast regions with `mask` (H, W) of BCSS's five classes: tumour, stroma, inflammatory, necrosis,
+    other.
+    """
 
     task = "tissue"
     names_of_classes = ("tumour", "stroma", "inflammatory", "necrosis", "other")
@@ -208,7 +222,14 @@ class TissueTypes(Rendered):
         super().__init__(split, fraction, seed, size=size, mpp=mpp, per_patient=per_patient, **options)
 
     def _wanted(self, slide):
-        return (0, ("tumour",)), (0, ("stroma", "dense")), (0, ("lymphoid",)), (0, ("tumour",)), (0, ("necrosis",)), (0, ("fat",))
+        return (
+            (0, ("tumour",)),
+            (0, ("stroma", "dense")),
+            (0, ("lymphoid",)),
+            (0, ("tumour",)),
+            (0, ("necrosis",)),
+            (0, ("fat",)),
+        )
 
     def _item(self, views, target):
         return {"image": views[0].image, "mask": self.groups[views[0].material]}
@@ -226,7 +247,12 @@ class Nuclei(Rendered):
 
     def _wanted(self, slide):
         cells = ("tumour", "gleason_5", "bed_3", "bed_4", "bed", "germinal")
-        return (0, cells), (0, ("lamina", "stroma", "dense", "muscle")), (0, cells), (0, ("lymphoid", "sinus"))
+        return (
+            (0, cells),
+            (0, ("lamina", "stroma", "dense", "muscle")),
+            (0, cells),
+            (0, ("lymphoid", "sinus")),
+        )
 
     def _item(self, views, target):
         ids, place = views[0].nuclei.unique(return_inverse=True)
@@ -255,7 +281,9 @@ class TexturePatches(Rendered):
         super().__init__(split, fraction, seed, size=size, mpp=mpp, per_patient=per_patient, **options)
 
     def _choose(self, slide, seed, count):
-        """Places whose whole patch is one material, as far as the slide has them: the purest first, the classes in turn."""
+        """Places whose whole patch is one material, as far as the slide has them: the purest first, the
+        classes in turn.
+        """
         points = self._candidates(slide, seed, 2500)
         ground = slide.ground(points)
         steps = np.linspace(-0.42, 0.42, 5) * self.size * self.mpp
@@ -265,7 +293,11 @@ class TexturePatches(Rendered):
             some = points[ground == MATERIAL[material]][:80]
             if not len(some):
                 continue
-            pure = (slide.ground((some[:, None] + probe).reshape(-1, 2)) == MATERIAL[material]).reshape(len(some), -1).mean(1)
+            pure = (
+                (slide.ground((some[:, None] + probe).reshape(-1, 2)) == MATERIAL[material])
+                .reshape(len(some), -1)
+                .mean(1)
+            )
             order = np.argsort(-pure, kind="stable")
             queues.append([(some[k], target) for k in order if pure[k] >= 0.8])
         chosen: list = []
@@ -281,7 +313,9 @@ class TexturePatches(Rendered):
 
 
 class TissueCores(Rendered):
-    """Whole prostate cores, one a patient, with `mask` (H, W) of benign tissue and Gleason patterns 3 to 5; glass is ignored (-100)."""
+    """Whole prostate cores, one a patient, with `mask` (H, W) of benign tissue and Gleason patterns 3 to 5;
+    glass is ignored (-100).
+    """
 
     task = "cores"
     names_of_classes = ("benign", "grade 3", "grade 4", "grade 5")
@@ -314,8 +348,9 @@ class TissueCores(Rendered):
 class CellTissuePairs(Rendered):
     """A small field inside a large one, as in OCELOT.
 
-    `image`, `mask` (tumour or not) and `mpp` of the small field; `context` (3, H, W), `context_mask` and `context_mpp` of the large one, four
-    times as wide; `offset` (x right, y down), the small field's centre as parts of the large one's side.
+    `image`, `mask` (tumour or not) and `mpp` of the small field; `context` (3, H, W), `context_mask` and
+    `context_mpp` of the large one, four times as wide; `offset` (x right, y down), the small field's centre
+    as parts of the large one's side.
     """
 
     task = "pairs"
@@ -330,7 +365,9 @@ class CellTissuePairs(Rendered):
         return (0, ("tumour", "bed")), (0, ("stroma", "dense", "lamina", "lymphoid", "sinus", "germinal"))
 
     def _shift(self, center):
-        """Where the small field lies in the large one, in small pixels from its centre: whole numbers, the same for the same place."""
+        """Where the small field lies in the large one, in small pixels from its centre: whole numbers, the
+        same for the same place.
+        """
         room = self.size * (self.ratio - 1) // 2 // self.ratio * self.ratio
         u = unit(hash_lattice(int(center[0] * 16), int(center[1] * 16), np.arange(2), salt=3))
         return np.round((2 * u - 1) * room / self.ratio).astype(int) * self.ratio
@@ -360,7 +397,8 @@ class CellTissuePairs(Rendered):
 
 
 TASKS: dict[str, type[Rendered]] = {
-    cls.task: cls for cls in (TumourPatches, TissueTypes, Nuclei, TexturePatches, TissueCores, CellTissuePairs)
+    cls.task: cls
+    for cls in (TumourPatches, TissueTypes, Nuclei, TexturePatches, TissueCores, CellTissuePairs)
 }
 
 __all__ = [

@@ -1,7 +1,8 @@
 """What tissue is where: the materials a slide is made of, and for each kind of slide which areas they fill.
 
-A kind paints areas one over the other. An area is a signed distance in µm (positive inside) made of smooth noise at two scales, so it can be
-asked for at any point of the slide. The same function answers for pixels and for the centres of nuclei.
+A kind paints areas one over the other. An area is a signed distance in µm (positive inside) made of smooth
+noise at two scales, so it can be asked for at any point of the slide. The same function answers for pixels
+and for the centres of nuclei.
 """
 
 from collections.abc import Callable
@@ -27,44 +28,46 @@ CLASSES = (
 )
 CLASS = {name: k for k, name in enumerate(CLASSES)}
 
-# Each material: its class, then how much stain its ground holds (optical density along the stain's own colour):
-# haematoxylin and eosin, each constant, times grain, times fibres; how much of it opens into gaps; DAB for keratin where that is the stain;
-# and how gradually it meets its neighbours, in µm.
+# Each material: its class, then how much stain its ground holds (optical density along the stain's own
+# colour): haematoxylin and eosin, each constant, times grain, times fibres; how much of it opens into gaps;
+# DAB for keratin where that is the stain; and how gradually it meets its neighbours, in µm.
 _MATERIALS = {
     # name:        class            h0    hf    hb    e0    ef    eb    gap   dab   merge
     "glass":      ("background",    0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 1.0),
-    "stroma":     ("stroma",        0.07, 0.03, 0.03, 0.34, 0.09, 0.17, 0.75, 0.02, 3.0),
-    "dense":      ("stroma",        0.07, 0.02, 0.02, 0.52, 0.06, 0.16, 0.35, 0.02, 8.0),
-    "tumour":     ("tumour",        0.20, 0.08, 0.00, 0.46, 0.14, 0.02, 0.40, 0.95, 1.5),
-    "lymphoid":   ("lymphocytes",   0.14, 0.06, 0.00, 0.26, 0.12, 0.04, 0.95, 0.02, 6.0),
-    "germinal":   ("lymphocytes",   0.18, 0.07, 0.00, 0.32, 0.12, 0.00, 0.50, 0.02, 10.0),
+    "stroma":     ("stroma",        0.06, 0.03, 0.03, 0.30, 0.10, 0.18, 0.85, 0.02, 3.0),
+    "dense":      ("stroma",        0.06, 0.02, 0.02, 0.46, 0.08, 0.17, 0.45, 0.02, 8.0),
+    "tumour":     ("tumour",        0.11, 0.06, 0.00, 0.36, 0.14, 0.02, 0.75, 0.95, 1.5),
+    "lymphoid":   ("lymphocytes",   0.10, 0.06, 0.00, 0.24, 0.13, 0.04, 1.00, 0.02, 6.0),
+    "germinal":   ("lymphocytes",   0.12, 0.06, 0.00, 0.28, 0.13, 0.00, 0.75, 0.02, 10.0),
     "sinus":      ("lymphocytes",   0.07, 0.05, 0.00, 0.18, 0.10, 0.05, 1.00, 0.02, 8.0),
-    "necrosis":   ("necrosis",      0.15, 0.11, 0.00, 0.56, 0.20, 0.00, 0.35, 0.25, 8.0),
+    "necrosis":   ("necrosis",      0.12, 0.10, 0.00, 0.50, 0.20, 0.00, 0.55, 0.25, 8.0),
     "fat":        ("fat",           0.00, 0.00, 0.00, 0.01, 0.00, 0.00, 0.00, 0.00, 1.0),
     "membrane":   ("fat",           0.12, 0.04, 0.00, 0.40, 0.10, 0.00, 0.00, 0.02, 1.0),
-    "mucus":      ("mucus",         0.14, 0.04, 0.06, 0.07, 0.03, 0.04, 0.30, 0.03, 3.0),
-    "muscle":     ("muscle",        0.12, 0.02, 0.04, 0.62, 0.06, 0.14, 0.22, 0.02, 6.0),
-    "lamina":     ("stroma",        0.10, 0.05, 0.01, 0.32, 0.12, 0.08, 0.90, 0.02, 6.0),
+    "mucus":      ("mucus",         0.13, 0.04, 0.03, 0.07, 0.03, 0.02, 0.40, 0.03, 3.0),
+    "muscle":     ("muscle",        0.10, 0.02, 0.04, 0.55, 0.07, 0.15, 0.35, 0.02, 6.0),
+    "lamina":     ("stroma",        0.08, 0.05, 0.01, 0.28, 0.12, 0.08, 0.95, 0.02, 6.0),
     "bed":        ("stroma",        0.09, 0.03, 0.03, 0.38, 0.08, 0.16, 0.60, 0.02, 8.0),
     "bed_3":      ("muscle",        0.10, 0.02, 0.03, 0.52, 0.06, 0.14, 0.35, 0.02, 8.0),
     "bed_4":      ("muscle",        0.10, 0.02, 0.03, 0.50, 0.06, 0.14, 0.40, 0.02, 8.0),
-    "epithelium": ("epithelium",    0.20, 0.06, 0.00, 0.40, 0.09, 0.00, 0.05, 0.80, 1.0),
+    "epithelium": ("epithelium",    0.16, 0.06, 0.00, 0.36, 0.10, 0.00, 0.20, 0.80, 1.0),
     "wall":       ("muscle",        0.08, 0.02, 0.00, 0.55, 0.08, 0.00, 0.05, 0.02, 1.0),
     "lumen":      ("lumen",         0.01, 0.02, 0.00, 0.02, 0.03, 0.00, 0.00, 0.01, 1.0),
     "lumen_t":    ("lumen",         0.03, 0.04, 0.00, 0.06, 0.07, 0.00, 0.00, 0.02, 1.0),
     "lumen_3":    ("lumen",         0.02, 0.03, 0.00, 0.04, 0.05, 0.00, 0.00, 0.01, 1.0),
     "lumen_4":    ("lumen",         0.02, 0.03, 0.00, 0.04, 0.05, 0.00, 0.00, 0.01, 1.0),
     "blood":      ("blood",         0.01, 0.01, 0.00, 0.10, 0.05, 0.00, 0.00, 0.02, 1.0),
-    "gleason_3":  ("gleason_3",     0.20, 0.06, 0.00, 0.42, 0.10, 0.00, 0.05, 0.85, 1.0),
-    "gleason_4":  ("gleason_4",     0.22, 0.06, 0.00, 0.44, 0.10, 0.00, 0.10, 0.90, 1.0),
-    "gleason_5":  ("gleason_5",     0.22, 0.07, 0.00, 0.46, 0.11, 0.00, 0.35, 0.95, 2.0),
+    "gleason_3":  ("gleason_3",     0.15, 0.06, 0.00, 0.36, 0.11, 0.00, 0.20, 0.85, 1.0),
+    "gleason_4":  ("gleason_4",     0.16, 0.06, 0.00, 0.38, 0.11, 0.00, 0.25, 0.90, 1.0),
+    "gleason_5":  ("gleason_5",     0.15, 0.07, 0.00, 0.38, 0.12, 0.00, 0.50, 0.95, 2.0),
 }  # fmt: skip
 MATERIALS = tuple(_MATERIALS)
 MATERIAL = {name: k for k, name in enumerate(MATERIALS)}
 CLASS_OF = np.array([CLASS[row[0]] for row in _MATERIALS.values()], dtype=np.int64)
 GROUND = np.array([row[1:9] for row in _MATERIALS.values()], dtype=np.float32)  # (materials, 8)
 MERGE = np.array([row[9] for row in _MATERIALS.values()])  # µm
-IS_TUMOUR = np.array([name.split("_")[0] in ("tumour", "gleason") or name[:6] == "lumen_" for name in MATERIALS])
+IS_TUMOUR = np.array(
+    [name.split("_")[0] in ("tumour", "gleason") or name[:6] == "lumen_" for name in MATERIALS]
+)
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,12 @@ class Nucleus:
 
 
 NUCLEI = {
-    "lymphocyte": Nucleus(3.0, 0.12, (1.0, 1.25), 1.20, 0.30, 0.12, 0.40, 0.08),
-    "germinal": Nucleus(4.0, 0.18, (1.0, 1.5), 0.66, 0.25, 0.45, 0.40, 0.14, nucleolus=0.7),
-    "tumour": Nucleus(4.7, 0.22, (1.05, 1.75), 0.68, 0.28, 0.40, 0.42, 0.16, nucleolus=1.0),
+    "lymphocyte": Nucleus(2.85, 0.12, (1.0, 1.25), 1.15, 0.28, 0.20, 0.50, 0.08),
+    "germinal": Nucleus(4.0, 0.18, (1.0, 1.5), 0.60, 0.25, 0.70, 0.55, 0.14, nucleolus=0.7),
+    "tumour": Nucleus(4.6, 0.22, (1.05, 1.75), 0.56, 0.22, 0.70, 0.60, 0.16, nucleolus=1.0),
     "spindle": Nucleus(2.7, 0.22, (2.0, 4.6), 0.88, 0.30, 0.15, 0.30, 0.14, along=True),
     "epithelial": Nucleus(3.4, 0.12, (1.2, 2.0), 0.80, 0.28, 0.25, 0.36, 0.08),
-    "tumour_gland": Nucleus(4.1, 0.18, (1.3, 2.4), 0.82, 0.30, 0.28, 0.40, 0.12, nucleolus=0.8),
+    "tumour_gland": Nucleus(4.1, 0.18, (1.3, 2.4), 0.76, 0.28, 0.40, 0.50, 0.12, nucleolus=0.8),
     "debris": Nucleus(1.3, 0.55, (1.0, 1.9), 1.10, 0.35, 0.0, 0.30, 0.20),
     "mitosis": Nucleus(3.0, 0.20, (1.6, 3.2), 1.90, 0.30, -0.2, 0.50, 0.24),
     "red_cell": Nucleus(3.0, 0.08, (1.0, 1.4), 0.03, 0.85, 0.30, 0.0, 0.06, counts=False),
@@ -136,11 +139,12 @@ class Kind:
     macro: float  # lattice of the coarse noise, µm
     meso: float
     base: str  # material under all others
-    areas: Callable  # (coarse noise, middle noise, depth below the outline, parameters) -> (material, distance), bottom first
+    areas: Callable  # (coarse noise, middle noise, depth, parameters) -> (material, distance), bottom first
     populations: tuple[Population, ...]
     glands: tuple[Glands, ...] = ()
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)  # what varies from slide to slide
     edge: float = 60.0  # how far the outline wanders, µm
+    families: tuple[int, ...] = (0, 1, 2, 3)  # which laboratories' stains, see `stain.FAMILIES`
 
 
 def _level(m, n, wm, wn, t, macro, meso):
@@ -228,18 +232,25 @@ _DEBRIS = {"necrosis": (0.3, "debris"), "germinal": (0.02, "debris")}
 
 
 def _populations(cell, sparse):
-    return Population(7.2, _LYMPH), Population(cell, _CELLS), Population(sparse, _SPARSE), Population(6.0, _DEBRIS)
+    return (
+        Population(7.2, _LYMPH),
+        Population(cell, _CELLS),
+        Population(sparse, _SPARSE),
+        Population(6.0, _DEBRIS),
+    )
 
 
 def _vessels(inside, spacing=190.0, keep=0.5):
-    return Glands(spacing, inside, "wall", (9.0, 22.0), (3.0, 5.5), 0.12, (1.0, 2.2), keep, "spindle", 12.0, 1, "blood")
+    return Glands(
+        spacing, inside, "wall", (9.0, 22.0), (3.0, 5.5), 0.12, (1.0, 2.2), keep, "spindle", 12.0, 1, "blood"
+    )
 
 
 KINDS: dict[str, Kind] = {
     "lymph_node": Kind(
         (6000.0, 4200.0), 260.0, 30.0, "lymphoid", _lymph_node, _populations(11.2, 17.0),
         (_vessels("lymphoid"), _vessels("fat", 240.0), _vessels("stroma", 90.0)),
-        {"tumour": (-0.3, 1.2), "septa": (0.1, 0.45), "fat_rim": (150.0, 400.0)}, 90.0,
+        {"tumour": (-0.3, 1.2), "septa": (0.1, 0.45), "fat_rim": (150.0, 400.0)}, 90.0, (0, 0, 1, 4),
     ),
     "colon": Kind(
         (6000.0, 4200.0), 300.0, 32.0, "lamina", _colon, _populations(11.2, 16.0),
@@ -250,7 +261,7 @@ KINDS: dict[str, Kind] = {
                    lumen="lumen_t", holes=1.6),
             _vessels("stroma", 130.0, 0.8), _vessels("muscle", 260.0),
         ),
-        {"tumour": (-0.3, 1.0)}, 120.0,
+        {"tumour": (-0.3, 1.0)}, 120.0, (1, 2, 3),
     ),
     "breast": Kind(
         (6000.0, 4200.0), 280.0, 34.0, "stroma", _breast, _populations(11.6, 18.0),
@@ -258,7 +269,7 @@ KINDS: dict[str, Kind] = {
             Glands(150.0, "dense", "epithelium", (20.0, 42.0), (10.0, 14.0), 0.12, (1.0, 1.6), 0.7, "epithelial", 5.0),
             _vessels("stroma", 160.0, 0.7), _vessels("fat", 260.0),
         ),
-        {"tumour": (-0.3, 0.9), "septa": (0.15, 0.5)}, 110.0,
+        {"tumour": (-0.3, 0.9), "septa": (0.15, 0.5)}, 110.0, (0, 1, 2, 2),
     ),
     "prostate_core": Kind(
         (1000.0, 1000.0), 220.0, 28.0, "muscle", _prostate, _populations(10.4, 15.0),
