@@ -275,7 +275,7 @@ def test_a_rendered_slide_is_written_and_read_back(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_ten_thousand_pixels_in_bounded_memory(tmp_path):
-    """10,000 x 10,000 px: the peak of what Python and numpy hold stays far below the 300 MB of the picture."""
+    """10,000 x 10,000 px: the peak of what numpy holds is far below the 300 MB of the picture."""
     import tracemalloc
 
     base = smooth(1024, 2048)
