@@ -237,14 +237,18 @@ def _sparse_shares(density: torch.Tensor, stains: torch.Tensor, sparsity: float)
 _METHODS = {"macenko": _macenko, "vahadane": _vahadane}
 
 
-def _strength(concentrations: torch.Tensor) -> torch.Tensor:
-    """99th percentile of each stain's concentration, ``(B, S)``.
+def _strength(batch: torch.Tensor, concentrations: torch.Tensor) -> torch.Tensor:
+    """99th percentile of each stain's concentration among the stained pixels, ``(B, S)``.
 
-    "full" staining that outliers do not move.
+    That is "full" staining, which outliers do not move. Glass is left out: a tile that is mostly glass would
+    otherwise count as faintly stained, and its glass would be coloured.
     """
-    flat = concentrations.flatten(2)
-    rank = max(1, round(0.99 * flat.shape[-1]))
-    return flat.kthvalue(rank, dim=-1).values
+    stained = optical_density(batch).norm(dim=1).flatten(1) > _STAINED
+    result = []
+    for shares, inside in zip(concentrations.flatten(2), stained, strict=True):
+        chosen = shares[:, inside] if bool(inside.any()) else shares
+        result.append(chosen.kthvalue(max(1, round(0.99 * chosen.shape[1])), dim=1).values)
+    return torch.stack(result)
 
 
 # Reinhard et al. (2001), equations 4 to 6: RGB to cone responses, and their logarithms to three nearly
@@ -271,8 +275,9 @@ class StainNormalizer(nn.Module):
     """Move images to the colours of a reference image.
 
     ``macenko`` and ``vahadane`` replace the stain vectors by the reference's and scale each stain so that its
-    99th percentile agrees; ``reinhard`` matches mean and standard deviation of three opponent axes. The
-    reference's values are buffers: ``state_dict`` keeps them.
+    99th percentile agrees; ``reinhard`` matches mean and standard deviation of three opponent axes of the
+    whole image, glass included, and so colours tiles that are mostly glass. The reference's values are
+    buffers: ``state_dict`` keeps them.
 
     Example: ``StainNormalizer("vahadane").fit(reference)(images)``.
     """
@@ -321,7 +326,7 @@ class StainNormalizer(nn.Module):
                     "choose stained tissue."
                 )
             self.stains = found.to(self.stains)
-            self.strength = _strength(separate(batch, found))[0].to(self.strength)
+            self.strength = _strength(batch, separate(batch, found))[0].to(self.strength)
         self.fitted = torch.ones_like(self.fitted)
         return self
 
@@ -345,7 +350,7 @@ class StainNormalizer(nn.Module):
         ok = torch.tensor([f is not None for f in found], device=batch.device)
         own = torch.stack([HED[:2].to(batch) if f is None else f for f in found])
         shares = separate(batch, own)
-        strength = _strength(shares)
+        strength = _strength(batch, shares)
         ok &= (strength > 1e-3).all(1)
         scale = self.strength.to(batch) / strength.clamp_min(1e-3)
         return combine(shares * scale[..., None, None], self.stains.to(batch)), ok
