@@ -10,7 +10,7 @@
 #       - Move an image and its label map by every element of p4m, without touching a single pixel value.
 #       - Move annotated points along with the image they belong to.
 #       - Measure how far a map is from equivariant, or from invariant, with one number.
-#       - Explain with an experiment why convolution commutes with shifts, and what padding, stride and turns do to that.
+#       - Explain by experiment why convolution commutes with shifts, and what breaks that.
 #       - Derive the multiplication table of a group from the action of its elements.
 #       - Find the inverse of every element of a group.
 #       - Train a segmentation network as a pixel classifier with the Dice and cross-entropy loss.
@@ -48,32 +48,30 @@
 import time
 
 import matplotlib.pyplot as plt
+import scipy.ndimage
 import torch
 import torch.nn.functional as F
-from coursekit.explore import Choice, Slider, explore
-from coursekit.figures import class_map, image_row, show, style
-from coursekit.predict import predict
-from coursekit.use import use
+from e2cnn.group import dihedral_group
 from skimage.data import immunohistochemistry
 
+from coursekit.explore import Choice, Slider, explore
+from coursekit.figures import class_map, show, style
+from coursekit.predict import predict
+from coursekit.use import use
+from equipath import equivariance, losses
 from equipath.data.slides import Grid, Slide
+from equipath.equivariance import Rotation
 from equipath.exercises import symmetry
 from equipath.exercises import symmetry_figures as draw
-from equipath.experiments.first_unet import (
-    MPP,
-    PIXEL_CLASSES,
-    TEST_SEEDS,
-    classes_of,
-    gland_tiles,
-    small_unet,
-    train,
-    trained_unet,
-)
+from equipath.experiments import first_unet
+from equipath.experiments.first_unet import MPP, PIXEL_CLASSES
 from equipath.groups import P4M
+from equipath.metrics import dice_score
+from equipath.models.tta import TestTimeAverage
+from equipath.viz.architectures import three_networks
 
 style()
 torch.manual_seed(0)
-torch.set_num_threads(2)
 
 # %% [markdown]
 # ## A network with an opinion
@@ -97,10 +95,10 @@ question_flicker = predict(
 )
 
 # %%
-network = trained_unet()
-slide = Slide(seed=TEST_SEEDS + 3, kind="colon")
+network = first_unet.trained_unet()
+slide = Slide(seed=first_unet.TEST_SEEDS + 3, kind="colon")
 view = slide.render(Grid(center=(-200.0, 100.0), size=(128, 128), mpp=MPP))
-tile, truth = view.image[None], classes_of(view.tissue)[None]
+tile, truth = view.image[None], first_unet.classes_of(view.tissue)[None]
 
 
 def probabilities(x):
@@ -144,19 +142,17 @@ question_flicker.reveal(
 # %% [markdown]
 # ### Exercise 1: move a tile (2 points)
 #
-# Write `move(x, r, m)`: if `m` is true, mirror the picture left-right; after that, turn it by `r` quarter turns
-# counter-clockwise.
+# Write `move(x, r, m)`: if `m` is true, mirror the picture left-right; after that, turn it by `r` quarter
+# turns counter-clockwise.
 #
-# - `x`: tensor of shape (..., H, W) with any leading axes, or none; H and W may differ; any dtype (images are
-#   floats, label maps
-#   integers, masks bool).
+# - `x`: tensor of shape (..., H, W) with any leading axes, or none; H and W may differ; any dtype (images
+#   are floats, label maps integers, masks bool).
 # - `r`: any whole number, also negative; only r modulo 4 matters. `m`: bool.
-# - Returns the moved picture: (..., H, W) for even r, (..., W, H) for odd r, dtype as in `x`. `x` itself stays
-#   as it is.
+# - Returns the moved picture: (..., H, W) for even r, (..., W, H) for odd r, dtype as in `x`. `x` itself
+#   stays as it is.
 #
 # One test to keep in mind: the mask of a tile must move with the tile, and a mask holds class
 # numbers. Class 1 and class 3 do not blend into class 2.
-
 
 # %% nbgrader={"grade_id": "move", "solution": true}
 def move(x, r, m):
@@ -166,7 +162,6 @@ def move(x, r, m):
         x = x.flip(-1)
     return torch.rot90(x, r, (-2, -1))
     ### END SOLUTION
-
 
 # %%
 symmetry.MOVE.check(move)
@@ -243,15 +238,13 @@ question_blend.reveal(
 #
 # Write `move_points(points, r, m, height, width)`: where do annotated points lie after `move(image, r, m)`?
 #
-# - `points`: float tensor of shape (N, 2), each row one point (row, column) in an image of `height` rows and
-#   `width` columns. The centre
-#   of the top left pixel is (0, 0), that of the bottom right pixel (height − 1, width − 1). Points may lie
-#   between pixel centres; N may be 0.
+# - `points`: float tensor of shape (N, 2), each row one point (row, column) in an image of `height` rows
+#   and `width` columns. The centre of the top left pixel is (0, 0), that of the bottom right pixel (height
+#   − 1, width − 1). Points may lie between pixel centres; N may be 0.
 # - `r`: any whole number. `m`: bool. First mirror left-right if `m`, then turn by `r` quarter turns
 #   counter-clockwise.
 # - Returns the (row, column) of each point in the moved image: shape (N, 2), dtype as in `points`. `points`
 #   itself stays as it is.
-
 
 # %% nbgrader={"grade_id": "move-points", "solution": true}
 def move_points(points, r, m, height, width):
@@ -265,7 +258,6 @@ def move_points(points, r, m, height, width):
         height, width = width, height
     return torch.stack([row, col], dim=1)
     ### END SOLUTION
-
 
 # %%
 symmetry.MOVE_POINTS.check(move_points)
@@ -316,14 +308,12 @@ show(
 # $$\varepsilon = \frac1B \sum_{i=1}^{B} \frac{\lVert f(T x_i) - T' f(x_i) \rVert}{\lVert T' f(x_i) \rVert}$$
 #
 # - `f`: a function from a batch to a batch; axis 0 of its output is the batch, and at least one more axis
-#   follows. Its output may have
-#   another shape than `x`.
+#   follows. Its output may have another shape than `x`.
 # - `x`: float tensor (B, C, H, W). `move_in` is $T$, a function that moves inputs; `move_out` is $T'$, a
 #   function that moves outputs.
 # - $\lVert\cdot\rVert$ is the Euclidean norm over all numbers of one image's output.
-# - Returns one number (a Python float or a tensor without axes). Where $f$ is 0 for every picture the error is
-#   0/0: return nan, not 0.
-
+# - Returns one number (a Python float or a tensor without axes). Where $f$ is 0 for every picture the error
+#   is 0/0: return nan, not 0.
 
 # %% nbgrader={"grade_id": "equivariance-error", "solution": true}
 def equivariance_error(f, x, move_in, move_out):
@@ -334,7 +324,6 @@ def equivariance_error(f, x, move_in, move_out):
     difference = (moved_then_mapped - mapped_then_moved).norm(dim=1)
     return float((difference / mapped_then_moved.norm(dim=1)).mean())
     ### END SOLUTION
-
 
 # %%
 symmetry.EQUIVARIANCE_ERROR.check(equivariance_error)
@@ -400,7 +389,8 @@ for name, f in {
 # %% [markdown]
 # ### Exercise 4: convolution from shifts (3 points)
 #
-# Write `correlate(x, w)`: the layer that torch calls convolution, on a grid that wraps around at its borders:
+# Write `correlate(x, w)`: the layer that torch calls convolution, on a grid that wraps around at its
+# borders:
 #
 # $$y_{b,o}[i,j] = \sum_{c,u,v} w_{o,c}[u,v]\; x_{b,c}\big[(i + u - \lfloor k_h/2 \rfloor) \bmod H,\
 # (j + v - \lfloor k_w/2 \rfloor) \bmod W\big]$$
@@ -408,7 +398,6 @@ for name, f in {
 # - `x`: float tensor (B, C, H, W). `w`: float tensor (O, C, k_h, k_w), same dtype; k_h and k_w are odd, may
 #   differ, and are no larger than H and W.
 # - Returns `y`: (B, O, H, W), dtype as in `x`. Neither input is changed.
-
 
 # %% nbgrader={"grade_id": "correlate", "solution": true}
 def correlate(x, w):
@@ -422,7 +411,6 @@ def correlate(x, w):
             out = out + torch.einsum("oc,bchw->bohw", w[:, :, u, v], shifted)
     return out
     ### END SOLUTION
-
 
 # %%
 symmetry.CORRELATE.check(correlate)
@@ -527,13 +515,11 @@ question_turn.reveal(
 #
 # Write `product_table(moves)`: who is who, when one move follows another?
 #
-# - `moves`: a list of n different functions. Each takes a tensor of shape (B, C, H, W), any sizes, and returns
-#   the moved picture. Each is one of the
-#   eight turns and mirrors, in an order that you do not know.
+# - `moves`: a list of n different functions. Each takes a tensor of shape (B, C, H, W), any sizes, and
+#   returns the moved picture. Each is one of the eight turns and mirrors, in an order that you do not know.
 # - Returns an int64 tensor of shape (n, n). `table[a, b]` is the index c for which `moves[c](x)` equals
-#   `moves[a](moves[b](x))` for every
-#   picture x: b acts first, then a. Where no move in the list does that, the entry is −1.
-
+#   `moves[a](moves[b](x))` for every picture x: b acts first, then a. Where no move in the list does that,
+#   the entry is −1.
 
 # %% nbgrader={"grade_id": "product-table", "solution": true}
 def product_table(moves):
@@ -550,7 +536,6 @@ def product_table(moves):
                     table[a, b] = c
     return table
     ### END SOLUTION
-
 
 # %%
 symmetry.PRODUCT_TABLE.check(product_table)
@@ -595,12 +580,10 @@ question_commute.reveal(
 #
 # Write `inverses(table)`: which element undoes which?
 #
-# - `table`: int64 tensor of shape (n, n), the multiplication table of a group whose elements are 0 to n − 1 in
-#   any order:
-#   `table[a, b]` is the product a·b. The identity is the one element e with `table[e, b] == b` for every b. It
-#   need not be element 0.
+# - `table`: int64 tensor of shape (n, n), the multiplication table of a group whose elements are 0 to n − 1
+#   in any order: `table[a, b]` is the product a·b. The identity is the one element e with `table[e, b] ==
+#   b` for every b. It need not be element 0.
 # - Returns an int64 tensor of shape (n,): entry a is the b with a·b = e.
-
 
 # %% nbgrader={"grade_id": "inverses", "solution": true}
 def inverses(table):
@@ -610,7 +593,6 @@ def inverses(table):
     identity = next(e for e in range(n) if torch.equal(table[e], torch.arange(n)))
     return (table == identity).int().argmax(dim=1)
     ### END SOLUTION
-
 
 # %%
 symmetry.INVERSES.check(inverses)
@@ -633,7 +615,6 @@ for g in range(8):
 # you will meet all three names in papers on tissue.
 
 # %%
-from equipath.viz.architectures import three_networks
 
 show(
     three_networks(),
@@ -674,20 +655,18 @@ show(
 # %% [markdown]
 # ### Exercise 7: the loss (3 points)
 #
-# Write `dice_cross_entropy(logits, target)` $= \text{CE} + 1 - \text{Dice}$ with $p = \text{softmax over the
-# classes}$:
+# Write `dice_cross_entropy(logits, target)` $= \text{CE} + 1 - \text{Dice}$ with $p = \text{softmax over
+# the classes}$:
 #
 # $$\text{CE} = -\frac{1}{N}\sum_{\text{pixels}} \log p_{\,\text{target}}, \qquad
 # \text{Dice} = \frac1K \sum_{k=1}^{K} \frac{2 \sum p_k y_k + 1}{\sum p_k + \sum y_k + 1}$$
 #
-# - `logits`: float tensor (B, K, H, W), one score for each of K ≥ 2 classes. `target`: int64 tensor (B, H, W)
-#   with values 0 to K − 1.
-# - $y_k$ is 1 where the target is $k$, else 0. N counts the pixels of the whole batch, and the sums in Dice run
-#   over all of them. The 1 keeps a class
-#   that is absent from dividing 0 by 0.
-# - Returns a tensor without axes, dtype as in `logits`, through which gradients flow to the logits. Logits of
-#   ±10⁴ must not give inf or nan.
-
+# - `logits`: float tensor (B, K, H, W), one score for each of K ≥ 2 classes. `target`: int64 tensor (B, H,
+#   W) with values 0 to K − 1.
+# - $y_k$ is 1 where the target is $k$, else 0. N counts the pixels of the whole batch, and the sums in Dice
+#   run over all of them. The 1 keeps a class that is absent from dividing 0 by 0.
+# - Returns a tensor without axes, dtype as in `logits`, through which gradients flow to the logits. Logits
+#   of ±10⁴ must not give inf or nan.
 
 # %% nbgrader={"grade_id": "dice-cross-entropy", "solution": true}
 def dice_cross_entropy(logits, target):
@@ -702,7 +681,6 @@ def dice_cross_entropy(logits, target):
     dice = (2 * overlap + 1) / (total + 1)
     return cross_entropy + 1 - dice.mean()
     ### END SOLUTION
-
 
 # %%
 symmetry.DICE_CROSS_ENTROPY.check(dice_cross_entropy)
@@ -722,12 +700,12 @@ symmetry.DICE_CROSS_ENTROPY.grade(dice_cross_entropy)
 
 # %%
 loss_function = use(symmetry.DICE_CROSS_ENTROPY, dice_cross_entropy)
-images, targets = gland_tiles(32)
-test_images, test_targets = gland_tiles(12, seed=TEST_SEEDS)
-fresh = small_unet()
-steps, losses, start = 60, [], time.perf_counter()
-for step, value in enumerate(train(fresh, images, targets, loss_function, steps=steps), start=1):
-    losses.append(value)
+images, targets = first_unet.gland_tiles(32)
+test_images, test_targets = first_unet.gland_tiles(8, seed=first_unet.TEST_SEEDS)
+fresh = first_unet.small_unet()
+steps, loss_curve, start = 60, [], time.perf_counter()
+for step, value in enumerate(first_unet.train(fresh, images, targets, loss_function, steps=steps), start=1):
+    loss_curve.append(value)
     if step % 15 == 0:
         print(
             f"step {step:3d} of {steps}   loss {value:.3f}   {time.perf_counter() - start:4.0f} s", flush=True
@@ -735,9 +713,12 @@ for step, value in enumerate(train(fresh, images, targets, loss_function, steps=
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 3))
-ax.plot(range(1, steps + 1), losses)
+ax.plot(range(1, steps + 1), loss_curve)
 ax.set(xlabel="step (8 tiles each)", ylabel="Dice + cross-entropy loss", ylim=(0, None))
-show(figure, alt=f"The training loss falls from {losses[0]:.2f} to {losses[-1]:.2f} in {steps} steps.")
+show(
+    figure,
+    alt=f"The training loss falls from {loss_curve[0]:.2f} to {loss_curve[-1]:.2f} in {steps} steps.",
+)
 
 # %% [markdown]
 # ## 6. Break it
@@ -751,7 +732,6 @@ question_unet = predict(
     "After how many pixels does the answer in the middle return to exactly what it was?",
     options=["1", "2", "4", "8"],
 )
-
 
 # %%
 def segment(net):
@@ -792,7 +772,7 @@ question_unet.reveal(
 # enough.
 
 # %%
-untrained = small_unet(seed=1).eval()
+untrained = first_unet.small_unet(seed=1).eval()
 print(f"{'move':18} {'untrained':>10} {'60 steps':>10} {'long run':>10}")
 for g in range(8):
     row = [error(segment(net), test_images, moves[g], moves[g]) for net in (untrained, fresh.eval(), network)]
@@ -824,27 +804,22 @@ for g in range(8):
 # \bar f(x) = \frac{1}{|G|} \sum_{g \in G} f(g\,x)\ \text{ if not.}$$
 #
 # - `f`: a function from a batch of pictures (B, C, H, W) to a batch: of maps (B, K, H, W) with the rows and
-#   columns of its input if `planar` is true, of
-#   scores (B, K) if not.
+#   columns of its input if `planar` is true, of scores (B, K) if not.
 # - `x`: float tensor (B, C, H, W); H and W may differ, and f takes pictures of either shape.
 # - `moves`: a list of |G| functions that move pictures or maps, in any order, together a group. `inverse`:
 #   int64 tensor; `moves[inverse[g]]` undoes `moves[g]`.
 # - Returns what f returns: a tensor of the same shape and dtype as `f(x)`.
 
-
 # %% nbgrader={"grade_id": "average-over-group", "solution": true}
 def average_over_group(f, x, moves, inverse, planar=True):
     """The mean over the group of g⁻¹ f(g x) for maps, or of f(g x) for scores."""
     ### BEGIN SOLUTION
-    total = 0
+    answers = []
     for g, move_by_g in enumerate(moves):
         y = f(move_by_g(x))
-        if planar:
-            y = moves[inverse[g]](y)
-        total = total + y
-    return total / len(moves)
+        answers.append(moves[int(inverse[g])](y) if planar else y)
+    return torch.stack(answers).mean(dim=0)
     ### END SOLUTION
-
 
 # %%
 symmetry.AVERAGE_OVER_GROUP.check(average_over_group)
@@ -902,7 +877,6 @@ question_price.reveal(
 # interpolation is involved on the way in; on the way back the map must be resampled, and we state
 # what that alone costs.
 
-
 # %%
 def only_mirror(x):
     return 0.5 * (segment(network)(x) + moves[4](segment(network)(moves[4](x))))
@@ -913,7 +887,6 @@ print(
     f"{error(only_mirror, test_images, quarter, quarter):.1e}"
 )
 
-from equipath.equivariance import Rotation
 
 
 def at_angle(degrees, size=128):
@@ -944,11 +917,7 @@ print(f"            {there_and_back:.1e} is what turning a map by 45° and back 
 # equivariant networks that knows the group under the name $D_4$.
 
 # %%
-import scipy.ndimage
-from e2cnn.group import dihedral_group
 
-from equipath import equivariance, losses
-from equipath.models.tta import TestTimeAverage
 
 one_x, one_w = tile[:, :1].double(), w[:1, :1]
 by_scipy = torch.from_numpy(scipy.ndimage.correlate(one_x[0, 0].numpy(), one_w[0, 0].numpy(), mode="wrap"))
@@ -983,7 +952,6 @@ print(
     f"{(averaged(network)(test_images) - by_library).abs().max():.1e} apart"
 )
 
-
 # %%
 def circular(x):
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), w)
@@ -1011,7 +979,6 @@ for name, f in {
 # seen.
 
 # %%
-from equipath.metrics import dice_score
 
 
 def line(name, f):
@@ -1048,7 +1015,7 @@ line("long run, asked from eight sides", averaged(network))
 # %%
 real = torch.from_numpy(immunohistochemistry()).movedim(-1, 0)[None] / 255
 real = F.avg_pool2d(real, 2)[..., 64:192, 64:192]
-real_back = torch.stack([moves[inverse[g]](segment(network)(moves[g](real))) for g in range(8)])
+real_back = torch.stack([moves[int(inverse[g])](segment(network)(moves[g](real))) for g in range(8)])
 show(
     draw.turned_back(
         real[0],

@@ -593,7 +593,7 @@ def dice_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 def _loss_with_library(logits: Tensor, target: Tensor) -> Tensor:
     p = logits.softmax(1)
-    dice = 0
+    dice = torch.zeros((), dtype=p.dtype)
     for k in range(logits.shape[1]):
         y = (target == k).to(p.dtype)
         dice = dice + (2 * (p[:, k] * y).sum() + 1) / (p[:, k].sum() + y.sum() + 1)
@@ -704,22 +704,21 @@ def _loss_sigmoid(logits: Tensor, target: Tensor) -> Tensor:
 def average_over_group(
     f: Move, x: Tensor, moves: Sequence[Move], inverse: Tensor, planar: bool = True
 ) -> Tensor:
-    total = 0
+    answers = []
     for g, move_by_g in enumerate(moves):
         y = f(move_by_g(x))
-        if planar:
-            y = moves[inverse[g]](y)
-        total = total + y
-    return total / len(moves)
+        answers.append(moves[int(inverse[g])](y) if planar else y)
+    return torch.stack(answers).mean(dim=0)
 
 
-def _average_stacked(
+def _average_summed(
     f: Move, x: Tensor, moves: Sequence[Move], inverse: Tensor, planar: bool = True
 ) -> Tensor:
-    answers = [f(move_by_g(x)) for move_by_g in moves]
-    if planar:
-        answers = [moves[int(inverse[g])](y) for g, y in enumerate(answers)]
-    return torch.stack(answers).mean(0)
+    total = torch.zeros_like(f(x))
+    for g, move_by_g in enumerate(moves):
+        y = f(move_by_g(x))
+        total = total + (moves[int(inverse[g])](y) if planar else y)
+    return total / len(moves)
 
 
 def _average_from_the_other_side(
@@ -728,7 +727,7 @@ def _average_from_the_other_side(
     # g runs over the whole group, and so does its inverse: undo first, then redo.
     answers = []
     for g in range(len(moves)):
-        y = f(moves[inverse[g]](x))
+        y = f(moves[int(inverse[g])](x))
         answers.append(moves[g](y) if planar else y)
     return sum(answers[1:], answers[0]) / len(answers)
 
@@ -768,7 +767,7 @@ def _average_maximum(
     f: Move, x: Tensor, moves: Sequence[Move], inverse: Tensor, planar: bool = True
 ) -> Tensor:
     answers = [f(g(x)) for g in moves]
-    return torch.stack([moves[inverse[g]](y) if planar else y for g, y in enumerate(answers)]).amax(0)
+    return torch.stack([moves[int(inverse[g])](y) if planar else y for g, y in enumerate(answers)]).amax(0)
 
 
 def _average_of_inputs(
@@ -792,7 +791,9 @@ def _average_skips_first(
     f: Move, x: Tensor, moves: Sequence[Move], inverse: Tensor, planar: bool = True
 ) -> Tensor:
     answers = [f(g(x)) for g in moves]
-    return torch.stack([moves[inverse[g]](y) if planar else y for g, y in enumerate(answers)][1:]).mean(0)
+    return torch.stack([moves[int(inverse[g])](y) if planar else y for g, y in enumerate(answers)][1:]).mean(
+        0
+    )
 
 
 def _average_planar_always(
@@ -800,7 +801,7 @@ def _average_planar_always(
 ) -> Tensor:
     if planar:
         return average_over_group(f, x, moves, inverse)
-    answers = [moves[inverse[g]](f(move_by_g(x))) for g, move_by_g in enumerate(moves)]
+    answers = [moves[int(inverse[g])](f(move_by_g(x))) for g, move_by_g in enumerate(moves)]
     return torch.stack([y.reshape(answers[0].shape) for y in answers]).mean(0)
 
 
@@ -1266,15 +1267,14 @@ MOVE = Exercise(
     objective="Move an image and its label map by every element of p4m, without touching a single pixel "
     "value.",
     statement="""
-Write `move(x, r, m)`: if `m` is true, mirror the picture left-right; after that, turn it by `r` quarter turns
-counter-clockwise.
+Write `move(x, r, m)`: if `m` is true, mirror the picture left-right; after that, turn it by `r` quarter
+turns counter-clockwise.
 
-- `x`: tensor of shape (..., H, W) with any leading axes, or none; H and W may differ; any dtype (images are
-  floats, label maps
-  integers, masks bool).
+- `x`: tensor of shape (..., H, W) with any leading axes, or none; H and W may differ; any dtype (images
+  are floats, label maps integers, masks bool).
 - `r`: any whole number, also negative; only r modulo 4 matters. `m`: bool.
-- Returns the moved picture: (..., H, W) for even r, (..., W, H) for odd r, dtype as in `x`. `x` itself stays
-  as it is.
+- Returns the moved picture: (..., H, W) for even r, (..., W, H) for odd r, dtype as in `x`. `x` itself
+  stays as it is.
 """.strip(),
     reference=move,
     alternatives=(_move_by_transposes, _move_by_index, _move_pixel_by_pixel, _move_with_numpy),
@@ -1352,10 +1352,9 @@ MOVE_POINTS = Exercise(
     statement="""
 Write `move_points(points, r, m, height, width)`: where do annotated points lie after `move(image, r, m)`?
 
-- `points`: float tensor of shape (N, 2), each row one point (row, column) in an image of `height` rows and
-  `width` columns. The centre
-  of the top left pixel is (0, 0), that of the bottom right pixel (height − 1, width − 1). Points may lie
-  between pixel centres; N may be 0.
+- `points`: float tensor of shape (N, 2), each row one point (row, column) in an image of `height` rows
+  and `width` columns. The centre of the top left pixel is (0, 0), that of the bottom right pixel (height
+  − 1, width − 1). Points may lie between pixel centres; N may be 0.
 - `r`: any whole number. `m`: bool. First mirror left-right if `m`, then turn by `r` quarter turns
   counter-clockwise.
 - Returns the (row, column) of each point in the moved image: shape (N, 2), dtype as in `points`. `points`
@@ -1430,13 +1429,12 @@ Write `equivariance_error(f, x, move_in, move_out)`: the mean over the batch of 
 $$\varepsilon = \frac1B \sum_{i=1}^{B} \frac{\lVert f(T x_i) - T' f(x_i) \rVert}{\lVert T' f(x_i) \rVert}$$
 
 - `f`: a function from a batch to a batch; axis 0 of its output is the batch, and at least one more axis
-  follows. Its output may have
-  another shape than `x`.
+  follows. Its output may have another shape than `x`.
 - `x`: float tensor (B, C, H, W). `move_in` is $T$, a function that moves inputs; `move_out` is $T'$, a
   function that moves outputs.
 - $\lVert\cdot\rVert$ is the Euclidean norm over all numbers of one image's output.
-- Returns one number (a Python float or a tensor without axes). Where $f$ is 0 for every picture the error is
-  0/0: return nan, not 0.
+- Returns one number (a Python float or a tensor without axes). Where $f$ is 0 for every picture the error
+  is 0/0: return nan, not 0.
 """.strip(),
     reference=equivariance_error,
     alternatives=(_error_with_sums, _error_with_numpy, _error_in_a_loop),
@@ -1515,10 +1513,10 @@ CORRELATE = Exercise(
     lesson=LESSON,
     title="Convolution from shifts",
     points=3,
-    objective="Explain with an experiment why convolution commutes with shifts, and what padding, stride "
-    "and turns do to that.",
+    objective="Explain by experiment why convolution commutes with shifts, and what breaks that.",
     statement=r"""
-Write `correlate(x, w)`: the layer that torch calls convolution, on a grid that wraps around at its borders:
+Write `correlate(x, w)`: the layer that torch calls convolution, on a grid that wraps around at its
+borders:
 
 $$y_{b,o}[i,j] = \sum_{c,u,v} w_{o,c}[u,v]\; x_{b,c}\big[(i + u - \lfloor k_h/2 \rfloor) \bmod H,\
 (j + v - \lfloor k_w/2 \rfloor) \bmod W\big]$$
@@ -1598,12 +1596,11 @@ PRODUCT_TABLE = Exercise(
     statement="""
 Write `product_table(moves)`: who is who, when one move follows another?
 
-- `moves`: a list of n different functions. Each takes a tensor of shape (B, C, H, W), any sizes, and returns
-  the moved picture. Each is one of the
-  eight turns and mirrors, in an order that you do not know.
+- `moves`: a list of n different functions. Each takes a tensor of shape (B, C, H, W), any sizes, and
+  returns the moved picture. Each is one of the eight turns and mirrors, in an order that you do not know.
 - Returns an int64 tensor of shape (n, n). `table[a, b]` is the index c for which `moves[c](x)` equals
-  `moves[a](moves[b](x))` for every
-  picture x: b acts first, then a. Where no move in the list does that, the entry is −1.
+  `moves[a](moves[b](x))` for every picture x: b acts first, then a. Where no move in the list does that,
+  the entry is −1.
 """.strip(),
     reference=product_table,
     alternatives=(_table_by_dictionary, _table_by_permutation, _table_from_noise),
@@ -1669,10 +1666,9 @@ INVERSES = Exercise(
     statement="""
 Write `inverses(table)`: which element undoes which?
 
-- `table`: int64 tensor of shape (n, n), the multiplication table of a group whose elements are 0 to n − 1 in
-  any order:
-  `table[a, b]` is the product a·b. The identity is the one element e with `table[e, b] == b` for every b. It
-  need not be element 0.
+- `table`: int64 tensor of shape (n, n), the multiplication table of a group whose elements are 0 to n − 1
+  in any order: `table[a, b]` is the product a·b. The identity is the one element e with `table[e, b] ==
+  b` for every b. It need not be element 0.
 - Returns an int64 tensor of shape (n,): entry a is the b with a·b = e.
 """.strip(),
     reference=inverses,
@@ -1727,19 +1723,18 @@ DICE_CROSS_ENTROPY = Exercise(
     points=3,
     objective="Train a segmentation network as a pixel classifier with the Dice and cross-entropy loss.",
     statement=r"""
-Write `dice_cross_entropy(logits, target)` $= \text{CE} + 1 - \text{Dice}$ with $p = \text{softmax over the
-classes}$:
+Write `dice_cross_entropy(logits, target)` $= \text{CE} + 1 - \text{Dice}$ with $p = \text{softmax over
+the classes}$:
 
 $$\text{CE} = -\frac{1}{N}\sum_{\text{pixels}} \log p_{\,\text{target}}, \qquad
 \text{Dice} = \frac1K \sum_{k=1}^{K} \frac{2 \sum p_k y_k + 1}{\sum p_k + \sum y_k + 1}$$
 
-- `logits`: float tensor (B, K, H, W), one score for each of K ≥ 2 classes. `target`: int64 tensor (B, H, W)
-  with values 0 to K − 1.
-- $y_k$ is 1 where the target is $k$, else 0. N counts the pixels of the whole batch, and the sums in Dice run
-  over all of them. The 1 keeps a class
-  that is absent from dividing 0 by 0.
-- Returns a tensor without axes, dtype as in `logits`, through which gradients flow to the logits. Logits of
-  ±10⁴ must not give inf or nan.
+- `logits`: float tensor (B, K, H, W), one score for each of K ≥ 2 classes. `target`: int64 tensor (B, H,
+  W) with values 0 to K − 1.
+- $y_k$ is 1 where the target is $k$, else 0. N counts the pixels of the whole batch, and the sums in Dice
+  run over all of them. The 1 keeps a class that is absent from dividing 0 by 0.
+- Returns a tensor without axes, dtype as in `logits`, through which gradients flow to the logits. Logits
+  of ±10⁴ must not give inf or nan.
 """.strip(),
     reference=dice_cross_entropy,
     alternatives=(_loss_with_library, _loss_by_hand),
@@ -1835,15 +1830,14 @@ $$\bar f(x) = \frac{1}{|G|} \sum_{g \in G} g^{-1} f(g\,x) \ \text{ if planar}, \
 \bar f(x) = \frac{1}{|G|} \sum_{g \in G} f(g\,x)\ \text{ if not.}$$
 
 - `f`: a function from a batch of pictures (B, C, H, W) to a batch: of maps (B, K, H, W) with the rows and
-  columns of its input if `planar` is true, of
-  scores (B, K) if not.
+  columns of its input if `planar` is true, of scores (B, K) if not.
 - `x`: float tensor (B, C, H, W); H and W may differ, and f takes pictures of either shape.
 - `moves`: a list of |G| functions that move pictures or maps, in any order, together a group. `inverse`:
   int64 tensor; `moves[inverse[g]]` undoes `moves[g]`.
 - Returns what f returns: a tensor of the same shape and dtype as `f(x)`.
 """.strip(),
     reference=average_over_group,
-    alternatives=(_average_stacked, _average_from_the_other_side, _average_running),
+    alternatives=(_average_summed, _average_from_the_other_side, _average_running),
     misconceptions=(
         Misconception(
             _average_never_back,
