@@ -1,5 +1,5 @@
-"""The command line: ``equipath data list | fetch | make | verify``; further rooms add their commands to
-:data:`app`.
+"""The command line: ``equipath data list | fetch | make | slide | verify``; further rooms add their commands
+to :data:`app`.
 
 A :class:`equipath.data.DataError` is shown as its sentence, without a traceback, and ends with exit code 1.
 """
@@ -146,6 +146,38 @@ def make_(
     except (DataError, ValueError) as error:
         typer.echo(f"equipath: {error}", err=True)
         raise typer.Exit(1) from error
+
+
+@data_app.command("slide")
+def slide_(
+    path: Annotated[Path, typer.Argument(help="New TIFF file.")],
+    seed: int = 0,
+    kind: Annotated[str, typer.Option(help="lymph_node, colon, breast or prostate_core.")] = "lymph_node",
+    mpp: Annotated[float, typer.Option(help="Microns per pixel of the finest level.")] = 0.5,
+    size: Annotated[
+        tuple[int, int] | None, typer.Option(help="Height and width in pixels; the whole section by default.")
+    ] = None,
+) -> None:
+    """Write a rendered section as a whole slide: a tiled pyramidal TIFF that OpenSlide reads."""
+    from equipath.data import DataError
+    from equipath.data.slides import Slide
+    from equipath.data.wsi import write_slide
+
+    if path.exists():
+        typer.echo(f"equipath: {path} is there already; choose another name, or delete it.", err=True)
+        raise typer.Exit(1)
+    try:
+        scene = Slide(seed, kind)
+        with typer.progressbar(length=100, label="rendering") as bar:
+
+            def step(done: int, total: int) -> None:
+                bar.update(100 * done // total - bar.pos)
+
+            write_slide(scene, path, size, mpp, progress=step)
+    except (DataError, ValueError) as error:
+        typer.echo(f"equipath: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 def main() -> None:

@@ -107,6 +107,25 @@ def test_make_writes_what_can_be_read_again(run, tnbc, tmp_path):
     assert "got task='cores'" in result.output
 
 
+def test_slide_writes_what_openslide_reads(tmp_path):
+    pytest.importorskip("openslide")
+    from equipath.data.wsi import WholeSlide
+
+    path = tmp_path / "a.tif"
+    words = ["data", "slide", str(path), "--kind", "colon", "--mpp", "8", "--size", "120", "150"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    with WholeSlide(path) as slide:
+        assert slide.size == (120, 150)
+        assert slide.mpp == pytest.approx(8)
+        assert slide.read(0, 0, (120, 150)).std() > 5
+    assert "is there already" in CliRunner().invoke(app, words).output
+    assert (
+        "heart"
+        in CliRunner().invoke(app, ["data", "slide", str(tmp_path / "b.tif"), "--kind", "heart"]).output
+    )
+
+
 @pytest.mark.parametrize("name", sorted(SOURCES))
 def test_every_set_has_its_script(name, monkeypatch, tmp_path, capsys):
     script = ROOT / "data_scripts" / f"{name}.py"

@@ -140,9 +140,9 @@ class _Resuming:
             except _TryAgain as error:
                 failure = str(error)
         have = self.part.stat().st_size if self.part.exists() else 0
-        kept = f" {human(have)} are kept in {self.part.name};" if have else ""
+        kept = f" {human(have)} are kept in {self.part.name}." if have else ""
         raise DataError(
-            f"{self.file.name}: {failure}, {self.tries} times in a row.{kept} run the same command again to "
+            f"{self.file.name}: {failure}, {self.tries} times in a row.{kept} Run the same command again to "
             "continue."
         )
 

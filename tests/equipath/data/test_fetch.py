@@ -152,7 +152,7 @@ def test_a_cut_connection_is_continued_where_it_stopped(server, tmp_path, quick)
 @pytest.mark.parametrize("way", ["cut", "cut without length"])
 def test_an_interrupted_run_is_continued_by_the_next(server, tmp_path, quick, way):
     server.plan["/a.bin"] = [way] * 3
-    with pytest.raises(DataError, match=r"3 times in a row.*kept.*run the same command again"):
+    with pytest.raises(DataError, match=r"3 times in a row.*kept.*Run the same command again"):
         fetch_file(tmp_path, remote(server), **quick)
     kept = (tmp_path / "a.bin.part").stat().st_size
     assert kept > len(CONTENT) // 2
