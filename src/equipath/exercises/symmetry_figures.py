@@ -49,12 +49,18 @@ def turned_back(
         image: (3, H, W); masks: four bool (H, W), for the turns by 0, 90, 180 and 270 degrees, turned back.
         spread: (H, W) standard deviation over the eight poses. label: what the masks mark.
     """
-    figure, axes = plt.subplots(1, 5, figsize=(14, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, 5, figsize=(13.5, 3.1), layout="constrained")
     for turns, (ax, mask) in enumerate(zip(axes, masks, strict=False)):
-        overlay(ax, image, mask, um_per_px=um_per_px, label=label)
-        ax.set_title("as it lay" if turns == 0 else f"turned by {90 * turns}°, seen, turned back")
-    error_map(axes[4], spread, um_per_px=um_per_px, vmax=0.5, label="standard deviation over the eight poses")
+        overlay(ax, image, mask, um_per_px=um_per_px)
+        ax.set_title(f"{label}, as it lay" if turns == 0 else f"seen at {90 * turns}°, turned back")
+        if um_per_px:
+            scale_bar(ax)
+    error_map(axes[4], spread, um_per_px=um_per_px, vmax=0.5, label="standard deviation")
     axes[4].set_title("where the eight disagree")
+    for ax in axes:
+        ax.set(xlabel="" if um_per_px else "x (px)", ylabel="", yticks=[])
+        if um_per_px:
+            ax.set_xticks([])
     return figure
 
 
@@ -102,7 +108,7 @@ def turn_and_look(
     tissue(axes[0], image, um_per_px=um_per_px, title=title)
     shown = axes[1].imshow(np.asarray(probability), cmap="cividis", vmin=0, vmax=1)
     axes[1].set(title="the network's answer", xticks=[], yticks=[])
-    figure.colorbar(shown, ax=axes[1], label="probability of tumour", shrink=0.8)
+    figure.colorbar(shown, ax=axes[1], label="probability of healthy gland", shrink=0.8)
     error_map(axes[2], torch.nan_to_num(change), um_per_px=um_per_px, vmax=1.0, label="change")
     axes[2].set_title("turned back: what changed")
     return figure
