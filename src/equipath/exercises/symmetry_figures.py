@@ -90,7 +90,7 @@ def shift_errors(shifts: Sequence[int], curves: dict[str, Sequence[float]], floo
     ax.set(xlabel="shift of the input (px)", ylabel="equivariance error")
     ax.set_xticks(list(shifts))
     ax.grid(alpha=0.3)
-    ax.legend()
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(curves), frameon=False)
     return figure
 
 
