@@ -147,7 +147,9 @@ def test_slides_are_reproducible_and_differ():
 def test_the_geometry_of_a_seed_is_pinned():
     """Labels of one tile, byte for byte: a change here changes every rendered data set."""
     view = Slide(11, "colon").render(Grid((120.0, -40.0), (64, 64), 1.0))
-    assert hashlib.sha256(view.tissue.numpy().astype(np.uint8).tobytes()).hexdigest()[:16] == "PINNED"
+    assert (
+        hashlib.sha256(view.tissue.numpy().astype(np.uint8).tobytes()).hexdigest()[:16] == "232760fb99bfcaba"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -207,6 +209,7 @@ def test_labels_are_consistent_with_each_other():
         assert int(view.material.max()) < len(MATERIALS)
 
 
+@pytest.mark.slow
 def test_every_class_occurs():
     seen = set()
     for kind in KINDS:
@@ -258,6 +261,7 @@ def test_stains_vary_between_slides_and_dab_is_brown():
         wall = torch.isin(view.material, torch.tensor([MATERIALS.index(m) for m in keratin]))
         stroma = torch.isin(view.tissue, torch.tensor([CLASSES.index(c) for c in ("stroma", "muscle")]))
         brown = view.image[0] - view.image[2]
+        wall, stroma = wall & (view.nuclei == 0), stroma & (view.nuclei == 0)
         assert float(brown[wall].mean()) > float(brown[stroma].mean()) + 0.1
         assert torch.equal(Slide(3, kind).render(grid).material, view.material)
 

@@ -217,10 +217,9 @@ class GlandSet:
             if len(self) and other.spec.inside == spec.inside:
                 which = np.repeat(np.arange(len(self)), 8)
                 rim, _ = self.wall_point(which, np.tile(np.arange(8) * (math.pi / 4), len(self)), -4.0)
-                hit = other.covers(self.item[which], rim, 0.0) | other.covers(
-                    self.item[which], self.xy[which], 0.0
-                )
-                self._select(~hit.reshape(-1, 8).any(1))
+                hit = other.deepest(self.item[which], rim, 0.0) > 0
+                hit = hit.reshape(-1, 8).any(1) | (other.deepest(self.item, self.xy, 0.0) > 0)
+                self._select(~hit)
 
     def _shape(self, h):
         spec = self.spec
@@ -299,27 +298,25 @@ class GlandSet:
         out = np.einsum("nij,nj->ni", self.from_local[which], unit * (r - inset * length)[:, None])
         return self.xy[which] + out, np.arctan2(normal[:, 1], normal[:, 0])
 
-    def covers(self, item, xy, margin):
-        """Whether points (N, 2) lie more than `margin` µm deep in one of these glands: bool (N,)."""
-        hit = np.zeros(len(item), dtype=bool)
+    def deepest(self, item, xy, margin):
+        """Depth in µm of points (N, 2) in these glands: float64 (N,), -inf where a point is farther out than `margin`."""
+        out = np.full(len(item), -np.inf)
         if not len(self):
-            return hit
+            return out
         key = _key(self.item, self.i, self.j)
         order = np.argsort(key)
         key = key[order]
         cell = np.floor(xy / self.spec.spacing).astype(np.int64)
-        for di in (-1, 0, 1):
-            for dj in (-1, 0, 1):
-                want = _key(item, cell[:, 0] + di, cell[:, 1] + dj)
-                place = np.minimum(np.searchsorted(key, want), len(key) - 1)
-                found = np.nonzero(key[place] == want)[0]
-                if len(found):
-                    which = order[place[found]]
-                    offset = xy[found] - self.xy[which]
-                    near = (offset**2).sum(-1) < (self.reach[which] - margin) ** 2
-                    found, which, offset = found[near], which[near], offset[near]
-                    hit[found[self.depth_at(which, offset) > margin]] = True
-        return hit
+        steps = np.array([(di << 20) + dj for di in (-1, 0, 1) for dj in (-1, 0, 1)])
+        want = _key(item, cell[:, 0], cell[:, 1])[:, None] + steps
+        place = np.minimum(np.searchsorted(key, want), len(key) - 1)
+        found, column = np.nonzero(key[place] == want)
+        which = order[place[found, column]]
+        offset = xy[found] - self.xy[which]
+        near = (offset**2).sum(-1) < (self.reach[which] + margin) ** 2
+        found, which = found[near], which[near]
+        np.maximum.at(out, found, self.depth_at(which, offset[near]))
+        return out
 
 
 # ---------------------------------------------------------------- nuclei
@@ -386,13 +383,13 @@ def nuclei(scene, gland_sets, margin):
         if not len(item):
             continue
         top = material_at(scene, item, xy)
+        inside = np.zeros(len(item), dtype=bool)
         for glands in gland_sets:
-            if glands.spec.lumen == "blood" and len(glands):
-                top[glands.covers(item, xy, glands.spec.thickness[1] + 1.5)] = MATERIAL["blood"]
-        keep = h[:, 0] < chance[top]
-        for glands in gland_sets:
-            inside = glands.covers(item, xy, -2.0)
-            keep &= ~inside | (top == MATERIAL["blood"])
+            depth = glands.deepest(item, xy, 2.0)
+            inside |= depth > -2.0
+            if glands.spec.lumen == "blood":
+                top[depth > glands.spec.thickness[1] + 1.5] = MATERIAL["blood"]
+        keep = (h[:, 0] < chance[top]) & (~inside | (top == MATERIAL["blood"]))
         item, i, j, xy, h, top = item[keep], i[keep], j[keep], xy[keep], h[keep], top[keep]
         in_fat = top == MATERIAL["fat"]
         if in_fat.any():  # fat cells have their nuclei at the wall
