@@ -100,4 +100,7 @@ def load(
     """
     if name not in READERS:
         raise ValueError(f"got the data set {name!r}; known are {', '.join(READERS)}.")
-    return READERS[name](task, split, fraction, seed, root, **options)
+    items = READERS[name](task, split, fraction, seed, root, **options)
+    if isinstance(items, Items):
+        items.recipe = load, (name, task, split, fraction, seed, root), options
+    return items

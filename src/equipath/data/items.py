@@ -109,6 +109,16 @@ class Items(Dataset):
         else:
             self._chosen = np.asarray(nested(groups, fraction, seed), dtype=np.int64)
         self._names, self._patients, self._read = names, patients, read
+        self.recipe: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Workers of a DataLoader that are started afresh (Windows, macOS) open the set anew: what reads it is
+        # a closure.
+        if self.recipe is None:
+            raise TypeError(
+                "only data sets opened with equipath.data.load or read_folder can be sent to other processes."
+            )
+        return _open_again, self.recipe
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -147,6 +157,10 @@ class Items(Dataset):
             f"Items(name={self.name!r}, task={self.task!r}, split={self.split!r}, items={len(self)}, "
             f"patients={len(set(self.patients))}, classes={self.classes})"
         )
+
+
+def _open_again(function: Callable[..., Any], places: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    return function(*places, **options)
 
 
 def as_image(picture: Any) -> torch.Tensor:
@@ -403,7 +417,7 @@ def read_folder(folder: str | os.PathLike[str], fraction: float = 1.0, seed: int
             out["context_mpp"] = float(row["context_mpp"])
         return out
 
-    return Items(
+    items = Items(
         name=head["set"],
         task=head["task"],
         split=head["split"],
@@ -414,3 +428,5 @@ def read_folder(folder: str | os.PathLike[str], fraction: float = 1.0, seed: int
         fraction=fraction,
         seed=seed,
     )
+    items.recipe = read_folder, (folder, fraction, seed), {}
+    return items

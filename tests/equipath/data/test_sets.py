@@ -628,6 +628,24 @@ def test_items_are_written_and_read_back(tmp_path, rng):
         read_folder(tmp_path / "mask")
 
 
+def test_a_set_can_be_sent_to_a_fresh_process(tmp_path):
+    import pickle
+
+    for k in range(1, 8):
+        for where in ("images", "masks"):
+            (tmp_path / "tnbc" / where).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "tnbc" / where / f"{k:02d}_1.png").write_bytes(picture((16, 16), k))
+    items = data.load("tnbc", root=tmp_path, fraction=0.5, tile=8)
+    again = pickle.loads(pickle.dumps(items))
+    assert again.names == items.names
+    assert torch.equal(again[1]["image"], items[1]["image"])
+    written = read_folder(write_folder(items, tmp_path / "out"))
+    assert pickle.loads(pickle.dumps(written)).names == items.names
+    plain = Items(name="x", task="t", split="train", classes=(), names=[], patients=[], read=lambda _: {})
+    with pytest.raises(TypeError, match=r"equipath\.data\.load"):
+        pickle.dumps(plain)
+
+
 def test_items_out_of_range_and_bad_arguments():
     items = Items(
         name="x", task="t", split="train", classes=(), names=["a"], patients=["p"], read=lambda _: {}
