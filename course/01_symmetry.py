@@ -3,8 +3,8 @@
 #   coursekit:
 #     title: Which way up is a slide?
 #     minutes: 110
-#     run_minutes: 2
-#     ram_mb: 1200
+#     run_minutes: 3
+#     ram_mb: 1600
 #     download_mb: 0
 #     objectives:
 #       - Move an image and its label map by every element of p4m, without touching a single pixel value.
@@ -42,7 +42,7 @@
 # network, and an average that makes any network follow every move exactly.
 #
 # **You need**: Python functions, tensors and their axes, and a first idea of what a neural network
-# is. 110 minutes; 1 GB of memory; nothing is downloaded.
+# is. 110 minutes; 1.6 GB of memory; nothing is downloaded.
 
 # %% nbgrader={"grade_id": "setup", "locked": true}
 import time
