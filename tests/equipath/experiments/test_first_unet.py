@@ -1,5 +1,6 @@
 """The small U-Net of lesson 1: its tiles are reproducible, its training learns, its stored weights work."""
 
+import pytest
 import torch
 
 from equipath.equivariance import Rotation, equivariance_error
@@ -20,6 +21,7 @@ def test_tiles_are_the_same_every_time_and_hold_the_classes():
     assert not torch.equal(images, other)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_ends_in_eval_mode():
     images, targets = first_unet.gland_tiles(2, size=32, seed=5)
     net = first_unet.small_unet()
@@ -29,6 +31,7 @@ def test_training_lowers_the_loss_and_ends_in_eval_mode():
     assert not net.training
 
 
+@pytest.mark.slow
 def test_the_stored_weights_find_glands_on_new_slides_and_flicker():
     net = first_unet.trained_unet()
     images, targets = first_unet.gland_tiles(4, seed=first_unet.TEST_SEEDS + 500)
