@@ -1011,7 +1011,8 @@ line("long run, asked from eight sides", averaged(network))
 #
 # Here is a real section of colon. Its protein FHL2 is stained brown and the rest is counterstained
 # blue (immunohistochemistry). The network has never seen this stain, nobody has labelled this image
-# for us, and the source does not state its pixel size, so the axes are in pixels. We therefore cannot
+# for us, and the source does not state its pixel size, so the axes are in pixels
+# (of the image at half its size). We therefore cannot
 # say how good the answer is. We can say how steady it is: *the equivariance error needs no labels*.
 # You can measure it on your own hospital's slides.
 
