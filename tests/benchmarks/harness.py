@@ -125,7 +125,7 @@ def compare(
     output: tuple[Callable[[], Tensor], Callable[[], Tensor]] | None = None,
     tolerance: float = 1e-4,
     rounds: int = 25,
-    seconds: float = 20.0,
+    seconds: float = 8.0,
 ) -> Row:
     """One row: every evaluation of ours and the peer, in turn.
 

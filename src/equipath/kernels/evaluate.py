@@ -149,3 +149,38 @@ def basis_conv_work(
             calls=count + 2,
         ),
     }
+
+
+def separable_conv_work(
+    shape: Sequence[int], out_channels: int, radius: int, count: int, *, training: bool
+) -> dict[str, Work]:
+    """The work of one scale of a Gaussian-derivative or Hermite layer, expanded and factored.
+
+    Args:
+        shape: (B, C, H, W) of that scale; the output has the same H and W.
+        radius: half the size of the scale's filter.
+        count: 1-D factors, the order of the basis plus one.
+        training: gradients of input and filter included.
+    """
+    batch, channels, height, width = shape
+    places, passes = batch * height * width, 3 if training else 1
+    functions = count * (count + 1) // 2
+
+    def blocks(c: int) -> int:  # convolutions work in blocks of 16 channels
+        return -(-c // 16) * 16
+
+    # A tile of 64 outputs multiplies 64 + 2 radius inputs, most of them by zero, at matrix-product speed.
+    across, along = (min(size, 64 + 2 * radius) for size in (width, height))
+    late = count * out_channels <= functions * channels  # see separable.py: mix before the columns
+    vertical = count * out_channels if late else functions * channels
+    planes = count * channels + vertical + channels + out_channels
+    return {
+        "expand": Work(passes * places * blocks(channels) * blocks(out_channels) * (2 * radius + 1) ** 2),
+        "factor": Work(
+            products=passes
+            * places
+            * (count * channels * across + functions * channels * out_channels + vertical * along),
+            copied=passes * places * planes,
+            calls=2 * passes * count,
+        ),
+    }

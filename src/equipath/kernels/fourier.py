@@ -21,8 +21,9 @@ from torch import Tensor
 from equipath.groups import Group
 from equipath.kernels.regular import regular_taps, tap_table
 
-# Gathered rows of one block: small enough to stay in a core's cache between gather, transform and product.
-BLOCK_BYTES = 3 << 20
+# Gathered rows of one block: small enough to stay in cache between gather, transform and product, large enough
+# that two cores seldom wait for each other.
+BLOCK_BYTES = 8 << 20
 
 
 @lru_cache(maxsize=16)

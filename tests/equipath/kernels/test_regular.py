@@ -54,6 +54,7 @@ def test_lifting_and_projection_taps_are_moved_filters(G, k):
         assert torch.equal(projected[:, :, g], G.act(weight, g))
 
 
+@pytest.mark.slow
 @BOTH
 def test_gradients_of_the_copies(G):
     weight = torch.randn(2, 2, G.order, 3, 3, dtype=torch.float64, requires_grad=True)
@@ -123,6 +124,7 @@ def test_fourier_is_the_plain_convolution(G, k, dilation, padding, size, channel
         fourier.BLOCK_BYTES = before
 
 
+@pytest.mark.slow
 @BOTH
 def test_fourier_double_backward_and_single_gradients(G):
     x = torch.randn(1, 2, G.order, 3, 4, dtype=torch.float64, requires_grad=True)

@@ -84,6 +84,7 @@ def test_constructor_says_what_it_wants(bad, says):
         small(**bad)
 
 
+@pytest.mark.slow
 def test_compiles_without_a_graph_break():
     net = small().eval()
     x = torch.randn(1, 2, 16, 16)

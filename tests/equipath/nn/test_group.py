@@ -224,6 +224,7 @@ def e2cnn_layer(name, c_in, c_out, k, lifting):
     return layer, source, filters.detach()
 
 
+@pytest.mark.slow
 @NAMES
 @pytest.mark.parametrize("k", [3, 5])
 def test_against_e2cnn(name, k):
@@ -525,6 +526,7 @@ def test_channels_last_is_the_same_function():
     torch.testing.assert_close(lift(picture.to(memory_format=torch.channels_last)), lift(picture))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
 def test_compiles_without_a_graph_break(kind):
     layer = kind(2, 3, 3, padding=1)
