@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -126,11 +127,16 @@ def hand_over():
 def run_through(command, environment=None):
     """Gives the terminal to another program; returns its exit status. Ctrl-C is that program's to handle."""
     process = subprocess.Popen(command, env=environment, cwd=ROOT)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
+    try:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue
+    finally:
+        if process.poll() is None:  # we were told to end: no server is left behind
+            process.terminate()
+            process.wait()
 
 
 # ---- the state
@@ -543,7 +549,12 @@ def lab(options):
             "--allow-root",
             *options,
         ]  # a container's only user; the server listens on this machine alone
-    return in_venv(["-m", "jupyterlab", os.path.join("work", "01_symmetry.ipynb"), *options])
+    # The settings that the course ships: a student is not asked about Jupyter's news.
+    settings = [os.path.join(ROOT, "course", "jupyter"), os.environ.get("JUPYTER_CONFIG_PATH")]
+    return in_venv(
+        ["-m", "jupyterlab", os.path.join("work", "01_symmetry.ipynb"), *options],
+        JUPYTER_CONFIG_PATH=os.pathsep.join(filter(None, settings)),
+    )
 
 
 def lint(options):
@@ -657,7 +668,13 @@ def main(arguments):
     return 0
 
 
+def end(*_):
+    """Ends on SIGTERM as on an error, so that what was started is ended too."""
+    sys.exit(143)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, end)
     try:
         sys.exit(main(sys.argv[1:]))
     except Stop as stop:

@@ -87,9 +87,7 @@ def fetch_scripts(cache: Path, vendor: Path) -> None:
         with tarfile.open(_package(script, cache)) as package:
             for member in package:
                 inside = member.name.partition("/")[2]
-                target = next(
-                    (to + inside[len(start) :] for start, to in script.take if inside.startswith(start)), None
-                )
+                target = _target(script, inside)
                 if target is None or not member.isfile():
                     continue
                 content = package.extractfile(member)

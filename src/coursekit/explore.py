@@ -165,7 +165,7 @@ def explore(
     if os.environ.get("COURSEKIT_BOOK") == "1":
         markup, first = _frames(draw, alt, frames, max_mb, controls)
         data = {"text/html": markup, "image/png": first.png, "text/plain": first.alt}
-        display(data, metadata={"image/png": {"alt": first.alt}}, raw=True)
+        display(data, metadata={"image/png": {"alt": first.alt, "width": first.width}}, raw=True)
     else:
         _check_frames(frames, _understand(draw, controls))
         display(live(draw, alt=alt, **controls))
@@ -311,10 +311,10 @@ export default {
   render({ model, el }) {
     let waiting = null, number = Date.now();
     const read = () => {
-      const { picture, alt, error } = model.get("answer");
+      const { picture, alt, width, error } = model.get("answer");
       if (!picture || !picture.byteLength) return { error };
       const src = URL.createObjectURL(new Blob([picture], { type: "image/png" }));
-      return { src, alt, error, release: () => URL.revokeObjectURL(src) };
+      return { src, alt, width, error, release: () => URL.revokeObjectURL(src) };
     };
     const root = document.createElement("div");
     el.append(root);
@@ -366,9 +366,10 @@ class Live(anywidget.AnyWidget):
         if not bundle or not self.answer.get("picture"):
             return bundle
         data, metadata = bundle
-        alt = self.answer["alt"]
         encoded = base64.b64encode(self.answer["picture"]).decode()
-        return data | {"image/png": encoded, "text/plain": alt}, metadata | {"image/png": {"alt": alt}}
+        about = {"alt": self.answer["alt"], "width": self.answer["width"]}
+        data |= {"image/png": encoded, "text/plain": self.answer["alt"]}
+        return data, metadata | {"image/png": about}
 
     def move(self, **positions: Any) -> None:
         """Move controls from Python, by value: `widget.move(angle=30)`; the others stay where they are."""
@@ -390,14 +391,14 @@ class Live(anywidget.AnyWidget):
         answer: dict[str, Any] = {"number": number, "at": list(at), "error": ""}
         try:
             picture = _picture(self._draw, self._alt, self._controls, at, scale=1.5)
-            answer |= {"picture": picture.png, "alt": picture.alt}
+            answer |= {"picture": picture.png, "alt": picture.alt, "width": picture.size[0]}
         except NotImplementedError:
             answer["error"] = "Nothing to draw yet: a function that this figure needs is still to be written."
         except Exception as error:
             reason = " ".join(str(error).split())
             answer["error"] = f"This picture could not be drawn: {type(error).__name__}: {reason}"
         if answer["error"] and self.answer.get("picture"):
-            answer |= {"picture": self.answer["picture"], "alt": self.answer["alt"]}
+            answer |= {key: self.answer[key] for key in ("picture", "alt", "width")}
         self.answer = answer
 
 
@@ -409,6 +410,7 @@ class Live(anywidget.AnyWidget):
 class _First:
     png: str  # base64
     alt: str
+    width: int
 
 
 def _check_frames(
@@ -484,7 +486,7 @@ def _frames(
         index.append(uris[uri])
         alts.append(picture.alt)
         if at == start:
-            first = _First(base64.b64encode(picture.png).decode(), picture.alt)
+            first = _First(base64.b64encode(picture.png).decode(), picture.alt, picture.size[0])
             first_uri, (width, height) = uri, picture.size
     assert first is not None  # the starting position is always among those kept
     spec = _spec(controls)

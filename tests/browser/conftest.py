@@ -1,5 +1,6 @@
 """A browser and a JupyterLab for the tests that look at the screen. Screenshots go to build/screenshots."""
 
+import ctypes
 import os
 import shutil
 import signal
@@ -65,6 +66,13 @@ def open_page(browser):
         context.close()
 
 
+def die_with_parent():
+    """In the new process, on Linux: a test run that is killed takes its JupyterLab along."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+
+
 @pytest.fixture
 def lab(tmp_path):
     """Starts JupyterLab on a folder of its own, away from the user: `lab(files)(path)` is a URL."""
@@ -86,6 +94,7 @@ def lab(tmp_path):
         environment |= {
             "HOME": str(home),
             "JUPYTER_CONFIG_DIR": str(home / "config"),
+            "JUPYTER_CONFIG_PATH": str(ROOT / "course" / "jupyter"),  # as `make lab` does
             "JUPYTER_DATA_DIR": str(home / "data"),
             "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
             "IPYTHONDIR": str(home / "ipython"),
@@ -98,10 +107,11 @@ def lab(tmp_path):
                 sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
                 "--ServerApp.ip=127.0.0.1",
                 f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
-                f"--ServerApp.root_dir={work}", "--LabApp.news_url=",
+                f"--ServerApp.root_dir={work}",
                 "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
             ],
             cwd=work, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            preexec_fn=die_with_parent,
         )  # fmt: skip
         started.append((process, log))
         base = f"http://127.0.0.1:{port}"

@@ -1,8 +1,10 @@
 """`book`: what it fetches is checked, what is missing is said in a sentence, faults of pages are found."""
 
 import re
+from pathlib import Path
 
 import pytest
+import yaml
 
 from coursekit import book as module
 from coursekit.book import BookError, build, check_pages, fetch_scripts, glossary_terms
@@ -50,6 +52,14 @@ def test_faults_of_pages(tmp_path):
         "no such place",
         "dead link",
     ]
+
+
+def test_every_page_of_the_library_is_in_the_contents():
+    book = Path(__file__).resolve().parents[2] / "book"
+    parts = yaml.safe_load((book / "_toc.yml").read_text(encoding="utf-8"))["parts"]
+    listed = [chapter["file"] for part in parts for chapter in part["chapters"] if "file" in chapter]
+    assert {f"library/{page.stem}" for page in (book / "library").glob("*.md")} <= set(listed)
+    assert len(listed) == len(set(listed))
 
 
 def test_a_folder_that_is_no_course(tmp_path):

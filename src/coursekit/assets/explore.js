@@ -9,12 +9,10 @@ function coursekitExplore(root, spec, ask) {
     return node;
   };
   root.classList.add("ck-explore");
-  // JupyterLab would otherwise take the arrow keys for moving between cells.
+  // In JupyterLab the first line keeps the shortcuts away; the second keeps the notebook from moving the focus to its active
+  // cell at every key, which would happen before the slider acts on it.
   root.setAttribute("data-lm-suppress-shortcuts", "true");
-  // It listens on the document before the slider does; the window comes first. The slider's own action is not touched.
-  window.addEventListener("keydown", (event) => {
-    if (root.contains(event.target) && document.querySelector(".jp-Notebook")) event.stopPropagation();
-  }, true);
+  root.addEventListener("keydown", (event) => { if (root.closest(".jp-Notebook")) event.stopPropagation(); });
   let image = root.querySelector("img");
   if (!image) root.append((image = make("img", { class: "ck-picture", alt: "" })));
   const message = make("p", { class: "ck-message", role: "alert" });
@@ -44,7 +42,7 @@ function coursekitExplore(root, spec, ask) {
     later = setTimeout(send, 30);
   };
   let shown = 0;
-  const show = async ({ src, alt, error, release }) => {
+  const show = async ({ src, alt, width, error, release }) => {
     const turn = ++shown;
     message.textContent = error || "";
     root.classList.toggle("ck-stale", Boolean(error));
@@ -57,6 +55,7 @@ function coursekitExplore(root, spec, ask) {
     const old = root.ckRelease;
     image.src = src;
     image.alt = alt;
+    if (width) image.width = width;
     root.ckRelease = release;
     if (old) old();
     clearTimeout(saying);

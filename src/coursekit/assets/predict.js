@@ -49,7 +49,10 @@ function question({ model, el }) {
     model.save_changes();
   });
   model.on("change:committed", settle);
-  el.append(make("div", { class: "ck-predict", "data-lm-suppress-shortcuts": "true" }, fields, button, said));
+  // In JupyterLab: no shortcuts while one types here, and no focus taken back by the notebook's active cell.
+  const box = make("div", { class: "ck-predict", "data-lm-suppress-shortcuts": "true" }, fields, button, said);
+  box.addEventListener("keydown", (event) => { if (box.closest(".jp-Notebook")) event.stopPropagation(); });
+  el.append(box);
   settle();
 }
 

@@ -90,9 +90,8 @@ def load(
         options: of the set's own reader.
 
     Returns:
-        A data set of dictionaries: ``image`` float32 ``(3, H, W)`` in [0, 1]; ``label``, ``mask`` int64 ``(H,
-            W)`` or ``instances`` int32
-        ``(H, W)``; ``patient``, ``mpp`` and ``name``.
+        A data set of dictionaries: ``image`` float32 ``(3, H, W)`` in [0, 1]; ``label``, ``mask`` int64
+        ``(H, W)`` or ``instances`` int32 ``(H, W)``; ``patient``, ``mpp`` and ``name``.
 
     Raises:
         ValueError: an unknown name, task, split or fraction.

@@ -30,12 +30,10 @@ BLOCK_BYTES = 8 << 20
 def fourier_matrices(group: Group) -> tuple[Tensor, Tensor, int, int]:
     """The transform of signals (orthogonal) and that of filters, in float64, and the shape of the irreps.
 
-    Returns:
-        signal: (G, G). First the ``ones`` one-dimensional irreps χ(h) / √G, then the entries [a, b] of the
-            two-dimensional one, ρ(h)[a, b] √(2 / G), ordered b, then a (all a for D4; a = 0 for C4, whose
-            second row repeats the first).
-        kernel: (ones + 4, G). χ(k), then ρ(k)[c, b] in the order b, c.
-        ones, rows: how many one-dimensional irreps; how many rows a.
+    Four values, in this order: ``signal`` (G, G), first the ``ones`` one-dimensional irreps χ(h) / √G, then
+    the entries [a, b] of the two-dimensional one, ρ(h)[a, b] √(2 / G), ordered b, then a (all a for D4; a = 0
+    for C4, whose second row repeats the first); ``kernel`` (ones + 4, G), χ(k), then ρ(k)[c, b] in the order
+    b, c; ``ones``, how many one-dimensional irreps; ``rows``, how many rows a.
     """
     rho = torch.stack([group.matrix(h) for h in range(group.order)])
     sign = torch.tensor([(-1.0) ** (h % 4) for h in range(group.order)], dtype=torch.float64)

@@ -114,9 +114,9 @@ class DenseNet(nn.Module):
 class GroupDenseNet(nn.Module):
     """DenseNet on p4 or p4m: logits (B, K) that do not change when the picture turns (and reflects).
 
-    With ``dense=True`` the logits (B, K, h, w) turn with it. ``growth`` counts fields: each is |G| feature
-    maps. ``P4DenseNet`` and ``P4MDenseNet`` build it with the paper's growth. Arguments otherwise as for
-    ``DenseNet``.
+    With ``dense=True`` the logits (B, K, h, w) turn with it. ``growth`` counts fields: each is G feature maps,
+    one for each element of the group. ``P4DenseNet`` and ``P4MDenseNet`` build it with the paper's growth.
+    Arguments otherwise as for ``DenseNet``.
     """
 
     sizes: ClassVar[SizeContract] = SizeContract(32, 0, 96)
