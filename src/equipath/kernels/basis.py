@@ -11,7 +11,7 @@ Expanding multiplies ``O·C·k²`` numbers a pixel, factoring ``C·Σ k_n² + O�
 basis filters the second is several times cheaper. ``kernels/evaluate.py`` predicts which.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -110,39 +110,55 @@ class _Factored(torch.autograd.Function):
         return grad_x, grad_weight, None, *[None] * len(filters)
 
 
+def evaluation(
+    x: Tensor,
+    out_channels: int,
+    filters: Sequence[Tensor],
+    kernel_size: int,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+) -> str:
+    """Which way ``basis_conv2d`` takes for this input: "expand" or "factor".
+
+    Strided, dilated and grouped layers are always expanded; ``evaluate.prefer`` forces one for the others.
+    """
+    if (stride, dilation, groups) != (1, 1, 1):
+        return "expand"
+    supports = [f.shape[-1] for f in filters]
+    return cheapest(basis_conv_work(x.shape, out_channels, supports, kernel_size, x.dtype), x)
+
+
 def basis_conv2d(
     x: Tensor,
-    weight: Tensor,
-    basis: Tensor,
+    out_channels: int,
+    kernel_size: int,
     filters: Sequence[Tensor],
+    mixing: Callable[[], Tensor],
+    dense: Callable[[], Tensor],
     bias: Tensor | None = None,
     stride: int = 1,
     padding: int = 0,
     dilation: int = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Convolve with the mixtures ``Σ_n weight[o, c, n] basis[n]``: (B, C, H, W) to (B, O, H', W').
+    """Convolve with the mixtures ``Σ_n mixing[o, c, n] filters[n]``: (B, C, H, W) to (B, O, H', W').
 
     Args:
-        weight: (O, C / groups, n).
-        basis: fixed filters (n, k, k), k odd, ``filters`` the same ones from ``crop_filters``.
-
-    Strided, dilated and grouped layers are always expanded. Both evaluations give the same numbers up to
-    rounding; ``evaluate.prefer`` forces one.
+        filters: the basis, each filter cropped to its taps (``crop_filters``), of a bank of side
+            ``kernel_size``.
+        mixing: gives the mixing weights (O, C, n); called if the layer is factored.
+        dense: gives the dense filters (O, C / groups, k, k); called if it is expanded. Both are functions, so
+            that a layer computes (or remembers) only the one that is used.
     """
-    side, how = basis.shape[-1], "expand"
-    if (stride, dilation, groups) == (1, 1, 1):
-        supports = [f.shape[-1] for f in filters]
-        how = cheapest(basis_conv_work(x.shape, weight.shape[0], supports, side, x.dtype), x)
-    if how == "expand":
-        dense = expand_filters(weight, basis.to(weight.dtype))
-        return F.conv2d(x, dense, bias, stride, padding, dilation, groups)
+    if evaluation(x, out_channels, filters, kernel_size, stride, dilation, groups) == "expand":
+        return F.conv2d(x, dense(), bias, stride, padding, dilation, groups)
+    weight = mixing()
     if torch.is_autocast_enabled(x.device.type):
         # autocast casts the operands of convolutions only; an autograd function is handed them as they are
         low = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(low), weight.to(low)
         bias = None if bias is None else bias.to(low)
-    if max(f.shape[-1] for f in filters) < side:
-        padding -= (side - max(f.shape[-1] for f in filters)) // 2
+    padding -= (kernel_size - max(f.shape[-1] for f in filters)) // 2
     out = factored_conv2d(x, weight, filters, padding)
     return out if bias is None else out + bias[:, None, None]

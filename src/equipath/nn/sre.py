@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from equipath.kernels.basis import basis_conv2d, crop_filters, expand_filters
+from equipath.kernels.basis import basis_conv2d, crop_filters, evaluation, expand_filters
 from equipath.kernels.rings import ring_basis, ring_count, ring_sizes
+from equipath.nn.cache import KeptFilters
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -48,6 +49,7 @@ class _SREBase(nn.Module):
         basis = ring_basis(kernel_size, self.weight.dtype).to(self.weight.device)
         self.register_buffer("basis", basis, persistent=False)  # recomputed, so never stale in a state_dict
         self._supports = [f.shape[-1] for f in crop_filters(basis)]
+        self._kept = KeptFilters()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -67,6 +69,10 @@ class _SREBase(nn.Module):
     def filters(self) -> Tensor:
         """The dense filters (…, …, k, k) that the rings and weights stand for."""
         return expand_filters(self.weight, self.basis.to(self.weight.dtype))
+
+    def _dense(self) -> Tensor:
+        """The dense filters, remembered while no gradient is wanted and the weights stay what they are."""
+        return self._kept.get("dense", self.weight, lambda w: expand_filters(w, self.basis.to(w.dtype)))
 
     def _cropped(self) -> list[Tensor]:
         half = self.kernel_size // 2
@@ -168,9 +174,15 @@ class SREConv2d(_SREBase):
         if self.padding_mode != "zeros" and padding:
             x, padding = F.pad(x, (padding,) * 4, mode=self.padding_mode), 0
         return basis_conv2d(
-            x, self.weight, self.basis, self._cropped(), self.bias, self.stride, padding, self.dilation,
-            self.groups,
+            x, self.out_channels, self.kernel_size, self._cropped(), lambda: self.weight, self._dense, self.bias,
+            self.stride, padding, self.dilation, self.groups,
         )  # fmt: skip
+
+    def evaluation(self, x: Tensor) -> str:
+        """How this input would be filtered: "expand" or "factor" (``kernels/basis.py``)."""
+        return evaluation(
+            x, self.out_channels, self._cropped(), self.kernel_size, self.stride, self.dilation, self.groups
+        )
 
     def to_plain(self) -> nn.Conv2d:
         """The same map as an ordinary ``torch.nn.Conv2d``."""
@@ -231,7 +243,7 @@ class SREConvTranspose2d(_SREBase):
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         return F.conv_transpose2d(
-            x, self.filters, self.bias, self.stride, self.padding, 0, self.groups, self.dilation
+            x, self._dense(), self.bias, self.stride, self.padding, 0, self.groups, self.dilation
         )
 
     def to_plain(self) -> nn.ConvTranspose2d:

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equipath.groups import P4M
-from equipath.kernels.basis import basis_conv2d, crop_filters, expand_filters
+from equipath.kernels.basis import basis_conv2d, crop_filters, evaluation, expand_filters
 from equipath.kernels.radial import planar_bank, tyings
+from equipath.nn.cache import KeptFilters
 
 GROUPS = {"O(2)": True, "SO(2)": False}
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -129,6 +130,7 @@ class SteerableConv2d(nn.Module):
         bank = planar_bank(kernel_size)
         self.register_buffer("bank", bank.to(**factory), persistent=False)
         self._supports = [f.shape[-1] for f in crop_filters(bank)]
+        self._kept = KeptFilters()
         counts = {"scalar": self.in_fields.scalars, "vector": self.in_fields.vectors}
         outs = {"scalar": self.out_fields.scalars, "vector": self.out_fields.vectors}
         self._shapes: dict[tuple[str, str], tuple[int, int, int]] = {}
@@ -161,14 +163,20 @@ class SteerableConv2d(nn.Module):
 
     def named_weights(self) -> dict[tuple[str, str], Tensor]:
         """Views into ``weight`` by (from, to), each (fields out, fields in, basis kernels)."""
-        parts = self.weight.split([o * i * c for o, i, c in self._shapes.values()])
+        return self._named(self.weight)
+
+    def _named(self, weight: Tensor) -> dict[tuple[str, str], Tensor]:
+        parts = weight.split([o * i * c for o, i, c in self._shapes.values()])
         return {
             kinds: part.view(shape) for (kinds, shape), part in zip(self._shapes.items(), parts, strict=True)
         }
 
     def mixing_weights(self) -> Tensor:
         """The tied mixing weights over the planar bank: (s' + 2 v', s + 2 v, filters)."""
-        weights, filters = self.named_weights(), len(self.bank)
+        return self._mix(self.weight)
+
+    def _mix(self, weight: Tensor) -> Tensor:
+        weights, filters = self._named(weight), len(self.bank)
         rows = []
         for target, outs, a in (
             ("scalar", self.out_fields.scalars, 1),
@@ -182,9 +190,9 @@ class SteerableConv2d(nn.Module):
                 if not (outs and ins):
                     continue
                 if (source, target) not in weights:
-                    row.append(self.weight.new_zeros(outs * a, ins * b, filters))
+                    row.append(weight.new_zeros(outs * a, ins * b, filters))
                     continue
-                tying = getattr(self, f"_tie_{source}_{target}").to(self.weight.dtype)
+                tying = getattr(self, f"_tie_{source}_{target}").to(weight.dtype)
                 block = torch.einsum("oic,cabp->oaibp", weights[source, target], tying)
                 row.append(block.reshape(outs * a, ins * b, filters))
             if row:
@@ -217,13 +225,29 @@ class SteerableConv2d(nn.Module):
         padding = self.padding
         if self.padding_mode != "zeros" and padding:
             x, padding = F.pad(x, (padding,) * 4, mode=self.padding_mode), 0
+        return basis_conv2d(
+            x, self.out_fields.channels, self.kernel_size, self._cropped(), self._mixing, self._dense,
+            self._full_bias(), self.stride, padding,
+        )  # fmt: skip
+
+    def evaluation(self, x: Tensor) -> str:
+        """How this input would be filtered: "expand" or "factor" (``kernels/basis.py``)."""
+        return evaluation(x, self.out_fields.channels, self._cropped(), self.kernel_size, self.stride)
+
+    def _cropped(self) -> list[Tensor]:
         half = self.kernel_size // 2
-        cropped = [
+        return [
             f[half - k // 2 : half + k // 2 + 1, half - k // 2 : half + k // 2 + 1]
             for f, k in zip(self.bank, self._supports, strict=True)
         ]
-        return basis_conv2d(
-            x, self.mixing_weights(), self.bank, cropped, self._full_bias(), self.stride, padding
+
+    # Both are remembered while no gradient is wanted and the weights stay what they are.
+    def _mixing(self) -> Tensor:
+        return self._kept.get("mixing", self.weight, self._mix)
+
+    def _dense(self) -> Tensor:
+        return self._kept.get(
+            "dense", self.weight, lambda w: expand_filters(self._mix(w), self.bank.to(w.dtype))
         )
 
     def to_plain(self) -> nn.Conv2d:

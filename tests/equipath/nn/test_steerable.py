@@ -299,3 +299,36 @@ def test_packing_round_trip_and_bad_input():
     with pytest.raises(ValueError, match="3 scalars and 1 vectors"):
         SteerableConv2d((3, 1), 1, 3)(torch.zeros(1, 3, 8, 8))
     assert math.isclose(Fields(4, 2).channels, 8)
+
+
+@pytest.mark.parametrize("how", ["expand", "factor"])
+def test_remembered_filters_are_never_stale(how):
+    torch.manual_seed(0)
+    layer = SteerableConv2d((1, 1), (2, 1), 5, padding=2).double().eval()
+    x = torch.randn(1, 3, 8, 9, dtype=torch.float64)
+    other = {name: torch.randn_like(value) for name, value in layer.state_dict().items()}
+
+    def edit_in_place():
+        layer.weight.data[0] += 1
+
+    def step():
+        layer.weight.grad = torch.ones_like(layer.weight)
+        torch.optim.SGD([layer.weight], 0.1).step()
+
+    changes = [
+        lambda: None,
+        edit_in_place,
+        step,
+        lambda: layer.load_state_dict(other),
+        lambda: layer.to(torch.float64),
+    ]
+    with prefer(how):
+        for change in changes:
+            with torch.no_grad():
+                layer(x)  # remembers
+            change()
+            with torch.no_grad():
+                torch.testing.assert_close(layer(x), layer.to_plain()(x), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            layer.float()(x.float()), layer.to_plain()(x.float()), rtol=1e-4, atol=1e-4
+        )
