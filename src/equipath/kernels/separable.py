@@ -104,39 +104,158 @@ def _along_columns(terms: Sequence[Tensor], matrices: Sequence[Tensor], reach: i
     return joined.reshape(planes, channels, height, width)
 
 
-def _factored(x: Tensor, weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(S, B, C, H, W) with one-dimensional factors (S, N + 1, 2 R + 1): (S, B, O, H, W)."""
-    scales, batch, channels, height, width = x.shape
-    count, reach = rows.shape[1], rows.shape[2] // 2
-    out_channels, pairs = weight.shape[0], derivative_orders(count - 1)
-    per_plane = [
+def _spread(rows: Tensor, columns: Tensor, batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Banded matrices (S·B, N + 1, L, T) along W and along H, one copy a picture."""
+    across, down = (
         banded(taps, min(TILE, size))[:, None].expand(-1, batch, -1, -1, -1).flatten(0, 1)
         for taps, size in ((rows, width), (columns, height))
-    ]
-    along = _along_rows(x.flatten(0, 1), per_plane[0], reach)
-    down = per_plane[1]
-    planes = scales * batch
-    if count * out_channels <= len(pairs) * channels:
-        # mix, then go down the columns: order j of the columns mixes all rows of order i ≤ N - j
-        mixed = []
-        for j in range(count):
-            index = [pairs.index((i, j)) for i in range(count - j)]
-            mixing = weight[:, :, index].transpose(1, 2).flatten(1)  # (O, (N + 1 - j)·C), order outermost
-            part = along.flatten(2)[:, : mixing.shape[1]]
-            mixed.append(
-                torch.bmm(mixing.expand(planes, -1, -1), part).view(planes, out_channels, height, width)
-            )
+    )
+    return across, down
+
+
+def _mixings(weight: Tensor, count: int, planes: int) -> list[Tensor]:
+    """For each order j along y the weights (planes, O, (N + 1 - j)·C) of the orders i ≤ N - j along x."""
+    pairs = derivative_orders(count - 1)
+    mixings = []
+    for j in range(count):
+        index = [pairs.index((i, j)) for i in range(count - j)]
+        mixings.append(weight[:, :, index].transpose(1, 2).flatten(1).expand(planes, -1, -1))
+    return mixings
+
+
+def _mix_early(channels: int, out_channels: int, count: int) -> bool:
+    """Whether mixing before the columns leaves fewer planes to filter: not in a first layer of 3
+    channels."""
+    return count * out_channels <= count * (count + 1) // 2 * channels
+
+
+def _factored(x: Tensor, weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(S, B, C, H, W) with one-dimensional factors (S, N + 1, 2 R + 1): (S, B, O, H, W)."""
+    early = _mix_early(x.shape[2], weight.shape[0], rows.shape[1])
+    if not early or torch.compiler.is_compiling():
+        return _factored_plainly(x, weight, rows, columns)
+    if torch.is_autocast_enabled(x.device.type):
+        # autocast casts the operands of products only; an autograd function is handed them as they are
+        low = torch.get_autocast_dtype(x.device.type)
+        x, weight, rows, columns = (t.to(low) for t in (x, weight, rows, columns))
+    out: Tensor = _Factored.apply(x, weight, rows, columns)
+    return out
+
+
+def _factored_plainly(x: Tensor, weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The same in operations that autograd and compilers follow."""
+    scales, batch, channels, height, width = x.shape
+    count, reach, planes = rows.shape[1], rows.shape[2] // 2, scales * batch
+    out_channels, pairs = weight.shape[0], derivative_orders(count - 1)
+    across, down = _spread(rows, columns, batch, height, width)
+    along = _along_rows(x.flatten(0, 1), across, reach)
+    if _mix_early(channels, out_channels, count):
+        flat = along.flatten(2)
+        mixed = [
+            torch.bmm(m, flat[:, : m.shape[2]]).view(planes, out_channels, height, width)
+            for m in _mixings(weight, count, planes)
+        ]
         y = _along_columns(mixed, [down[:, j] for j in range(count)], reach)
     else:
-        # fewer channels in than out, as in a first layer: down the columns, then mix
-        responses = []
         split = along.unflatten(1, (count, channels)).unbind(1)
-        for i, j in pairs:
-            responses.append(_along_columns([split[i]], [down[:, j]], reach))
-        mixing = weight.transpose(1, 2).flatten(1)
-        flat = torch.cat(responses, 1).flatten(2)
-        y = torch.bmm(mixing.expand(planes, -1, -1), flat)
+        responses = [_along_columns([split[i]], [down[:, j]], reach) for i, j in pairs]
+        mixing = weight.transpose(1, 2).flatten(1).expand(planes, -1, -1)
+        y = torch.bmm(mixing, torch.cat(responses, 1).flatten(2))
     return y.view(scales, batch, out_channels, height, width)
+
+
+def _sum_along_rows(terms: Sequence[Tensor], matrices: Sequence[Tensor], reach: int) -> Tensor:
+    """Σ_i of (P, C, H, W) filtered along W by (P, L, T): (P, C, H, W)."""
+    planes, channels, height, width = terms[0].shape
+    flat = [t.reshape(planes, channels * height, width) for t in terms]
+    parts = []
+    for start, stop in _tiles(width):
+        total = None
+        for term, matrix in zip(flat, matrices, strict=True):
+            inputs, cut = _window(matrix, start, stop, reach, width)
+            seen = term[..., inputs]
+            total = torch.bmm(seen, cut) if total is None else total.baddbmm_(seen, cut)
+        parts.append(total)
+    joined = parts[0] if len(parts) == 1 else torch.cat(parts, -1)  # type: ignore[arg-type]
+    return joined.view(planes, channels, height, width)  # type: ignore[union-attr]
+
+
+def _tap_gradient(x: Tensor, grad: Tensor, scales: int, reach: int) -> Tensor:
+    """Gradient (S, 2 R + 1) of the taps of a pass along W: of (S·K, M, W) inputs and output gradients."""
+    width = x.shape[-1]
+    tile = min(TILE, width)
+    total = x.new_zeros(scales, tile + 2 * reach, tile)
+    for start, stop in _tiles(width):
+        first, last = max(0, start - reach), min(width, stop + reach)
+        skip = first - (start - reach)
+        part = torch.bmm(x[..., first:last].mT, grad[..., start:stop])
+        part = part.view(scales, -1, *part.shape[1:]).sum(1)
+        total[:, skip : skip + last - first, : stop - start] += part
+    # entry (p + t, p) belongs to tap t: sum along the diagonals
+    step, row, _ = total.stride()
+    return total.as_strided((scales, 2 * reach + 1, tile), (step, row, row + 1)).sum(-1)
+
+
+class _Factored(torch.autograd.Function):
+    """Keeps the input alone: what it holds in between is several times as large, and cheap to make
+    again."""
+
+    @staticmethod
+    def forward(ctx, x, weight, rows, columns):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x, weight, rows, columns)
+        return _factored_plainly(x, weight, rows, columns)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        inputs = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted: let autograd write it
+            wanted = [t for t, need in zip(inputs, ctx.needs_input_grad, strict=True) if need]
+            y = _factored_plainly(*inputs)
+            found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
+            return tuple(next(found) if need else None for need in ctx.needs_input_grad)
+        x, weight, rows, columns = inputs
+        scales, batch, channels, height, width = x.shape
+        count, reach, planes = rows.shape[1], rows.shape[2] // 2, scales * batch
+        out_channels, pairs = weight.shape[0], derivative_orders(count - 1)
+        x, grad = x.flatten(0, 1), grad.flatten(0, 1)
+        mixings = _mixings(weight, count, planes)
+        # The adjoint of correlating with some taps, zeros outside, is correlating with the flipped ones.
+        across, down = _spread(rows.flip(-1), columns.flip(-1), batch, height, width)
+        grad_mixed = [_along_columns([grad], [down[:, j]], reach).flatten(2) for j in range(count)]
+        grad_x = grad_weight = grad_rows = grad_columns = None
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[3]:
+            forward_across, _ = _spread(rows, columns[..., :1], batch, height, width)
+            along = _along_rows(x, forward_across, reach).flatten(2)
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.empty_like(weight)
+            for j, g in enumerate(grad_mixed):
+                part = torch.bmm(g, along[:, : (count - j) * channels].mT).sum(0)
+                index = [pairs.index((i, j)) for i in range(count - j)]
+                grad_weight[:, :, index] = part.view(out_channels, count - j, channels).transpose(1, 2)
+        if ctx.needs_input_grad[3]:
+            turned = grad.reshape(planes * out_channels, height, width).mT
+            per_order = []
+            for m in mixings:
+                mixed = torch.bmm(m, along[:, : m.shape[2]]).view(planes * out_channels, height, width)
+                per_order.append(_tap_gradient(mixed.mT, turned, scales, reach))
+            grad_columns = torch.stack(per_order, 1)
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
+            grad_along = []
+            for i in range(count):
+                total = None
+                for m, g in zip(mixings[: count - i], grad_mixed, strict=False):
+                    part = m[:, :, i * channels : (i + 1) * channels].mT
+                    total = torch.bmm(part, g) if total is None else total.baddbmm_(part, g)
+                grad_along.append(total.view(planes, channels, height, width))  # type: ignore[union-attr]
+            if ctx.needs_input_grad[0]:
+                grad_x = _sum_along_rows(grad_along, [across[:, i] for i in range(count)], reach)
+                grad_x = grad_x.view(scales, batch, channels, height, width)
+            if ctx.needs_input_grad[2]:
+                lines = x.reshape(planes, channels * height, width)
+                grad_rows = torch.stack(
+                    [_tap_gradient(lines, g.flatten(1, 2), scales, reach) for g in grad_along], 1
+                )
+        return grad_x, grad_weight, grad_rows, grad_columns
 
 
 def _expanded(x: Tensor, weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
