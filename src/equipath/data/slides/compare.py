@@ -49,7 +49,7 @@ def spots(image: np.ndarray, mpp: float) -> np.ndarray:
     red = ndimage.gaussian_filter(image[0], 0.7 / mpp)
     level = red.min() + 0.5 * (np.quantile(red, 0.9) - red.min())
     mask = red < min(level, 0.75)
-    label, count = ndimage.label(ndimage.binary_opening(mask, iterations=1))
+    label, _ = ndimage.label(ndimage.binary_opening(mask, iterations=1))
     area = np.bincount(label.ravel())[1:] * mpp**2
     keep = area > 8.0
     field = red.size * mpp**2
@@ -96,7 +96,7 @@ def compare(real: Sequence[torch.Tensor], rendered: Sequence[torch.Tensor], mpp:
     for group in (*GROUPS, "all"):
         names = GROUPS if group == "all" else (group,)
         x = np.concatenate([np.concatenate([a[n], b[n]]) for n in names], 1)
-        forest = RandomForestClassifier(200, min_samples_leaf=3, random_state=0)
+        forest = RandomForestClassifier(100, min_samples_leaf=3, random_state=0)
         score = cross_val_predict(forest, x, target, cv=folds, method="predict_proba")[:, 1]
         auc[group] = float(roc_auc_score(target, score))
     return {

@@ -299,7 +299,9 @@ class GlandSet:
         return self.xy[which] + out, np.arctan2(normal[:, 1], normal[:, 0])
 
     def deepest(self, item, xy, margin):
-        """Depth in µm of points (N, 2) in these glands: float64 (N,), -inf where a point is farther out than `margin`."""
+        """Depth in µm of points (N, 2) in these glands: float64 (N,), -inf where a point is farther out than
+        `margin`.
+        """
         out = np.full(len(item), -np.inf)
         if not len(self):
             return out

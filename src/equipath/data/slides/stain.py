@@ -44,7 +44,7 @@ class Stain:
         strength = 0.8 + 0.4 * rng.random()
         hv = near(h, 0.04) * (hs * strength * (0.85 + 0.3 * rng.random()))
         ev = near(e, 0.05) * (es * strength * (0.75 + 0.5 * rng.random()))
-        white = 0.935 + 0.045 * rng.random() + 0.012 * (rng.random(3) - 0.5)
+        white = 0.955 + 0.045 * rng.random() + 0.012 * (rng.random(3) - 0.5)
         blur = 0.12 + 0.28 * rng.random()
         if dab:
             ev, hv = 0.08 * ev, 0.6 * hv

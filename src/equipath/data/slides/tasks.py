@@ -242,8 +242,21 @@ class Nuclei(Rendered):
     names_of_classes = ("background", "nucleus")
     kinds = ("breast", "colon", "prostate_core", "lymph_node")
 
-    def __init__(self, split="train", fraction=1.0, seed=0, *, size=256, mpp=0.25, per_patient=16, **options):
-        super().__init__(split, fraction, seed, size=size, mpp=mpp, per_patient=per_patient, **options)
+    def __init__(
+        self,
+        split="train",
+        fraction=1.0,
+        seed=0,
+        *,
+        size=256,
+        mpp=0.25,
+        per_patient=16,
+        artefacts=False,
+        **options,
+    ):
+        super().__init__(
+            split, fraction, seed, size=size, mpp=mpp, per_patient=per_patient, artefacts=artefacts, **options
+        )
 
     def _wanted(self, slide):
         cells = ("tumour", "gleason_5", "bed_3", "bed_4", "bed", "germinal")
