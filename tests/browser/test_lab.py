@@ -138,7 +138,16 @@ def test_a_student_works_through_the_notebook(name, source, lab, open_page, shot
     assert picture.get_attribute("alt").strip()
     assert slider.evaluate("node => document.activeElement === node")
     assert page.locator(".jp-Cell").count() == cells
+    # Drawn at 1.5 times its size, for sharp screens.
+    assert picture.evaluate("image => Math.abs(image.naturalWidth / image.width - 1.5) < 0.01")
     shot(page, f"lab_{name}_slider")
+    if name == "small":
+        play = figure.locator(".ck-play")
+        play.click()
+        page.wait_for_function("node => node.value !== '1'", arg=slider.element_handle(), timeout=60_000)
+        slider.focus()
+        page.keyboard.press("ArrowRight")
+        assert "Play" in play.inner_text(), "a key on the slider stops it"
     assert [url for url in page.outside if "127.0.0.1" not in url] == []
 
 

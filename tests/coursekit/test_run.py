@@ -150,6 +150,9 @@ def test_a_lesson_that_runs_longer_than_it_declares_fails(write, execute):
     hasty = HEADER.replace("run_minutes: 1", "run_minutes: 0.01")
     result = execute(write("# %%\nimport time\ntime.sleep(0.7)\n", hasty))
     assert any("declares run_minutes: 0.01" in p for p in result.problems)
+    assert execute(write("# %%\nimport time\ntime.sleep(0.7)\n", hasty), "book").ok, (
+        "what is declared is a student's cost"
+    )
 
 
 # ---- what a kept result depends on
