@@ -9,6 +9,7 @@ the package.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,7 +101,8 @@ def _real(count: int):
     from equipath.data import load
 
     order = np.random.default_rng(0).permutation
-    pcam, tnbc = load("pcam", split="train"), load("tnbc", split="train")
+    pcam: Any = load("pcam", split="train")
+    tnbc: Any = load("tnbc", split="train")
     return (
         [pcam[int(i)] for i in order(len(pcam))[:count]],
         [tnbc[int(i)]["image"][:, 128:384, 128:384] for i in order(len(tnbc))[:8]],
