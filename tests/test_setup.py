@@ -6,6 +6,7 @@ folder of tiny wheels: a small package index that behaves as the large one does.
 
 import base64
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ SCRIPT = Path(__file__).parents[1] / ".ci" / "setup.py"
 BASE = getattr(sys, "_base_executable", sys.executable)
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1200),  # each set-up takes seconds on a quiet machine, a minute on a crowded one
     pytest.mark.skipif(os.name == "nt", reason="the failures are provoked with POSIX means"),
 ]
 
@@ -112,7 +114,7 @@ class Project:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=600,
         )
 
     def start(self, **extra: str) -> subprocess.Popen:
@@ -161,7 +163,7 @@ def index(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("index")
     for version in ("1.0", "2.0"):
         make_wheel(folder, "tiny", version, {"tiny.py": f'VERSION = "{version}"\n'.encode()})
-    many = {f"many/part{i:05d}.py": b"x = 1\n" * 1600 for i in range(1500)}
+    many = {f"many/part{i:05d}.py": os.urandom(9600) for i in range(3000)}
     make_wheel(folder, "many", "1.0", {"many/__init__.py": b"", **many})
     noise = os.urandom(40_000_000)  # does not shrink: a disk really fills up
     make_wheel(folder, "bulky", "1.0", {"bulky/__init__.py": b"", "bulky/noise.bin": noise})
@@ -174,13 +176,21 @@ def project(tmp_path, index) -> Project:
 
 
 @pytest.fixture(scope="module")
-def settled(tmp_path_factory, index) -> Project:
-    """A project whose set-up is done; each test that uses it leaves it done."""
+def set_up_once(tmp_path_factory, index) -> Project:
     project = Project(tmp_path_factory.mktemp("settled") / "a folder with blanks", index)
     first = project.run()
     assert first.returncode == 0, first.stdout + first.stderr
     assert "Making .venv with Python" in first.stdout
     return project
+
+
+@pytest.fixture
+def settled(set_up_once) -> Project:
+    """A project whose set-up is done, whatever the test before has made of it."""
+    set_up_once.pin("tiny==1.0")
+    done = set_up_once.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return set_up_once
 
 
 def test_a_second_run_does_nothing(settled):
@@ -223,35 +233,39 @@ def test_a_moved_folder_is_noticed(settled):
     settled.assert_ready()
 
 
-def test_without_a_network_it_says_so_and_continues_later(project):
+def test_without_a_network_it_says_so_and_continues_later(settled):
+    settled.pin("tiny==2.0")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound and not listening: every connection is refused
         address = f"http://127.0.0.1:{closed.getsockname()[1]}/simple"
-        done = project.run(PIP_INDEX_URL=address, drop=("PIP_NO_INDEX", "PIP_FIND_LINKS"))
+        done = settled.run(PIP_INDEX_URL=address, drop=("PIP_NO_INDEX", "PIP_FIND_LINKS"))
     assert_one_message(done, "no connection", "Run the same command again")
-    again = project.run()
+    again = settled.run()
     assert again.returncode == 0, again.stdout + again.stderr
     assert "Continuing with the .venv" in again.stdout
-    project.assert_ready()
+    settled.assert_ready("2.0")
 
 
-def test_a_pin_that_nobody_offers_is_named(project):
-    project.pin("tiny==9.9")
-    assert_one_message(project.run(), "tiny==9.9", "Linux")
+def test_a_pin_that_nobody_offers_is_named(settled):
+    settled.pin("tiny==9.9")
+    assert_one_message(settled.run(), "tiny==9.9", "Linux")
+    settled.pin("tiny==1.0")
+    assert settled.run().returncode == 0
+    settled.assert_ready()
 
 
 def test_killed_while_pip_writes_files_and_repaired(project):
     project.pin("tiny==1.0", "many==1.0")
     process = project.start()
-    deadline = time.monotonic() + 120
     parts = 0
-    while parts < 50 and process.poll() is None and time.monotonic() < deadline:
+    while parts < 50 and process.poll() is None:
+        time.sleep(0.001)  # who sleeps is woken at once, also on a crowded machine
         found = list(project.root.glob(".venv/lib/python*/site-packages/many"))
         parts = len(os.listdir(found[0])) if found else 0
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert 50 <= len(os.listdir(project.site / "many")) < 1501, "the kill came too late to show anything"
+    assert 50 <= len(os.listdir(project.site / "many")) < 3001, "the kill came too late to show anything"
     # what pip would take for an installed package: its metadata are there, its files are not
     info = project.site / "many-1.0.dist-info"
     info.mkdir(exist_ok=True)
@@ -260,31 +274,48 @@ def test_killed_while_pip_writes_files_and_repaired(project):
     assert done.returncode == 0, done.stdout + done.stderr
     project.assert_ready()
     parts = [name for name in os.listdir(project.site / "many") if name.startswith("part")]
-    assert len(parts) == 1500
+    assert len(parts) == 3000
     assert {(project.site / "many" / name).stat().st_size for name in parts} == {9600}
 
 
-@pytest.mark.parametrize("harm", ["dangling link", "a file", "no pip"])
-def test_a_broken_venv_is_made_anew(project, harm):
+@pytest.mark.parametrize("harm", ["dangling link", "a file", "a link to nowhere", "no pip"])
+def test_a_broken_venv_is_seen_and_taken_away(project, harm):
+    specification = importlib.util.spec_from_file_location("script", project.root / ".ci" / "setup.py")
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
     venv = project.root / ".venv"
     if harm == "a file":
         venv.write_text("")
+    elif harm == "a link to nowhere":
+        venv.symlink_to(project.root / "gone")
     else:
         subprocess.run([BASE, "-m", "venv", "--without-pip", venv], check=True)
+        assert "no working pip" in script.why_rebuild()
         if harm == "dangling link":
             for name in ("python", "python3"):
                 (venv / "bin" / name).unlink(missing_ok=True)
                 (venv / "bin" / name).symlink_to(project.root / "uninstalled" / "python3")
-    done = project.run()
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Making .venv anew" in done.stdout
-    project.assert_ready()
+    assert ("no working pip" if harm == "no pip" else "gone or does not run") in script.why_rebuild()
+    script.remove_venv()
+    assert not os.path.lexists(venv)
     assert not list(project.root.glob(".venv-old-*"))
+    assert script.why_rebuild() is None
+
+
+def test_a_broken_venv_is_made_anew(settled):
+    python = settled.root / ".venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to(settled.root / "uninstalled" / "python3")  # the Python it was made with is gone
+    done = settled.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Making .venv anew: its Python is gone" in done.stdout
+    settled.assert_ready()
+    assert not list(settled.root.glob(".venv-old-*"))
 
 
 def test_two_at_once(project):
     both = [project.start(), project.start()]
-    said = [process.communicate(timeout=200)[0] for process in both]
+    said = [process.communicate(timeout=600)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert sum("Making .venv" in text for text in said) == 1, said
     project.assert_ready()
