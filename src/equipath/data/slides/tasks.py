@@ -23,6 +23,10 @@ from .tissue import CLASS, CLASSES, MATERIAL, MATERIALS
 Place = tuple[int, tuple[float, float]]  # slide, centre in µm
 
 
+def _new(cls):
+    return cls.__new__(cls)
+
+
 class Rendered(Items):
     """A set of views of vector slides; the tasks below say where to look and what to ask.
 
@@ -97,6 +101,9 @@ class Rendered(Items):
             seed=seed,
         )
         self._ready: dict[int, dict[str, Any]] = {}
+
+    def __reduce__(self):  # all that an item needs is in the object: it travels to other processes as it is
+        return _new, (type(self),), self.__dict__
 
     # where to look ----------------------------------------------------------
 
