@@ -159,6 +159,18 @@ def glossary_terms(glossary: Path) -> list[str]:
     return terms
 
 
+def lesson_map(pages: Sequence[Path]) -> str:
+    """The lessons as a MyST list: title with a link, the student's minutes, and what one can do afterwards."""
+    entries = []
+    for page in pages:
+        about = nbformat.read(page, as_version=4).metadata.get("coursekit", {})
+        entry = f"1. **[{about.get('title', page.stem)}](lessons/{page.name})**"
+        if "minutes" in about:
+            entry += f", {about['minutes']} minutes"
+        entries.append("\n".join([entry, *(f"   - {line}" for line in about.get("objectives", []))]))
+    return "\n".join(entries)
+
+
 def build(root: Path, *, out: Path | None = None, check: bool = True) -> Path:
     """Build the book of the repository at `root`; the pages are in `out/html` (default `build/book/html`),
     and the path of the first is returned.
@@ -195,6 +207,10 @@ def assemble(book: Path, pages: Sequence[Path], *, out: Path, cache: Path, check
     for page in pages:
         linked, _ = link_terms(nbformat.read(page, as_version=4), terms)
         nbformat.write(linked, lessons / page.name)
+    front = source / "intro.md"
+    if front.is_file():
+        text = front.read_text(encoding="utf-8")
+        front.write_text(text.replace("{{ lessons }}", lesson_map(pages)), encoding="utf-8")
     _jupyter_book(source, out)
     # Jupyter Book writes below _build; one level up is where people look.
     shutil.rmtree(html, ignore_errors=True)

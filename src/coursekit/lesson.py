@@ -493,6 +493,16 @@ def check_code(cell: NotebookNode, line: int, wrong: Callable[[int, str], None])
         wrong(line + (error.lineno or 1), f"not Python: {error.msg}")
         return
     if not is_answer(cell):
+        # nbgrader gives all points to a graded cell that neither raises nor shows a number.
+        if is_graded(cell) and not all(
+            ends_in_grade(text) for text in (cell.source, without_regions(cell.source, "HIDDEN TESTS"))
+        ):
+            wrong(
+                line,
+                f"the graded cell {nbgrader_of(cell).get('grade_id')!r} does not end in "
+                "exercise.grade(answer); make this call its last line, without a semicolon, or nbgrader "
+                "gives all points to any answer",
+            )
         return
     stubbed = without_regions(cell.source, "SOLUTION", stub=f"# YOUR CODE HERE\n{STUB}")
     try:
@@ -510,6 +520,17 @@ def check_code(cell: NotebookNode, line: int, wrong: Callable[[int, str], None])
             "the solution region is outside a function: every student's cell would raise; put it "
             "into a function body",
         )
+
+
+def ends_in_grade(source: str) -> bool:
+    """Is the last statement of a cell a bare call `something.grade(...)` whose result is shown?"""
+    body = parse(source).body
+    call = body[-1].value if body and isinstance(body[-1], ast.Expr) else None
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "grade"):
+        return False
+    last = source.rstrip().split("\n")[-1].partition("#")[0]  # a semicolon hides the result from nbgrader too
+    return not last.rstrip().endswith(";")
+
 
 
 def parse(source: str) -> ast.Module:
@@ -653,6 +674,11 @@ def book_page(lesson: Lesson, executed: NotebookNode) -> NotebookNode:
     if "widgets" in executed.metadata:
         page.metadata["widgets"] = deepcopy(executed.metadata["widgets"])
     page.metadata["title"] = lesson.title
+    page.metadata["coursekit"] = {
+        "title": lesson.title,
+        "minutes": lesson.minutes,
+        "objectives": list(lesson.objectives),
+    }
     return page
 
 

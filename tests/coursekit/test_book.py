@@ -3,11 +3,12 @@
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
 from coursekit import book as module
-from coursekit.book import BookError, build, check_pages, fetch_scripts, glossary_terms
+from coursekit.book import BookError, build, check_pages, fetch_scripts, glossary_terms, lesson_map
 
 
 def test_without_npm_the_sentence_says_what_to_install(tmp_path, monkeypatch):
@@ -36,6 +37,19 @@ def test_glossary_terms(tmp_path):
         "# G\n\n```{glossary}\norbit\n  All that.\n\ngroup action\n  A rule.\n```\n\ntext\n\n```\nno\n```\n"
     )
     assert glossary_terms(page) == ["orbit", "group action"]
+
+
+def test_the_front_page_lists_the_lessons(tmp_path):
+    page = nbformat.v4.new_notebook()
+    page.metadata["coursekit"] = {
+        "title": "Turns",
+        "minutes": 90,
+        "objectives": ["Turn a tile.", "Turn it back."],
+    }
+    nbformat.write(page, tmp_path / "01_turns.ipynb")
+    assert lesson_map([tmp_path / "01_turns.ipynb"]) == (
+        "1. **[Turns](lessons/01_turns.ipynb)**, 90 minutes\n   - Turn a tile.\n   - Turn it back."
+    )
 
 
 def test_faults_of_pages(tmp_path):

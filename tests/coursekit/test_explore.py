@@ -149,6 +149,7 @@ def test_what_draw_must_return(wrong, said):
         page(wrong, angle=Slider(0, 1))
 
 
+@pytest.mark.slow
 def test_page_holds_every_frame_once_and_loads_nothing():
     markup = page(draw, alt="A <b>hand</b>", angle=Slider(0, 360, step=90, value=90), net=["plain", "thin"])
     content = stored(markup)
@@ -164,6 +165,7 @@ def test_page_holds_every_frame_once_and_loads_nothing():
     assert not plt.get_fignums()
 
 
+@pytest.mark.slow
 def test_page_is_the_same_from_build_to_build():
     controls = {"angle": Slider(0, 90, step=45)}
     assert page(draw, alt="A hand", **controls) == page(draw, alt="A hand", **controls)

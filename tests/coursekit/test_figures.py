@@ -67,6 +67,7 @@ def test_show_wants_a_figure():
         show(np.zeros((3, 3)), alt=ALT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ["lab", "classic"])
 def test_alt_text_reaches_the_page_of_nbconvert(shown, template):
     from html.parser import HTMLParser
