@@ -128,6 +128,15 @@ def test_a_batch_equals_its_members():
         close(view, slide.render(grid), tolerance=1e-6)
 
 
+def test_a_batch_with_pen_and_folds_leaves_clean_slides_clean():
+    """Slides with and without marks side by side, at the places where marks would lie."""
+    pairs = [(Slide(s, "lymph_node"), Grid((0.0, 0.0), (60, 80), 60.0)) for s in range(12)]
+    marked = [bool(view.artefact.any()) for view in (slide.render(grid) for slide, grid in pairs)]
+    assert 0 < sum(marked) < 12
+    for (slide, grid), view in zip(pairs, render_batch(pairs), strict=True):
+        close(view, slide.render(grid), tolerance=1e-6)
+
+
 def test_large_tiles_are_worked_in_pieces_without_seams():
     slide = Slide(2, "lymph_node")
     whole = slide.render(Grid((0.0, 0.0), (300, 260), 1.0))  # more than one chunk of pixels

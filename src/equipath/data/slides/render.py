@@ -440,7 +440,7 @@ def _artefacts(scene, items, xy, m, n, p, each):
         mark.masked_fill_(d > 0, 1)
     if scene.params["pen_half"][items].max() > 0:
         r = ((xy[..., 0] - p["pen_x"]) ** 2 + (xy[..., 1] - p["pen_y"]) ** 2).sqrt() + 90.0 * m[1]
-        d = (p["pen_half"] * (1 + 0.25 * m[0]) - (r - p["pen_r"]).abs() + 4.0 * n[1]).float()
+        d = (p["pen_half"] * (1 + 0.25 * m[0]).clamp(min=0.2) - (r - p["pen_r"]).abs() + 4.0 * n[1]).float()
         ink = (d * each(1 / (scene.soft + 6.0))).add_(0.5).clamp_(0, 1) * (1 + 0.15 * n[2])
         colour = np.stack([s.pen for s in scene.slides[items]]).astype(np.float32)
         density = torch.from_numpy(colour).to(xy.device)[:, :, None] * ink[:, None]

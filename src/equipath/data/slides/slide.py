@@ -11,6 +11,7 @@ from .stain import Stain
 from .tissue import KINDS
 
 STAINS = ("he", "dab")
+ABSENT = -1e4  # µm: a half width so far below nothing that no softened edge reaches it
 BLOCK = 1 << 19  # pixels rendered at once, which bounds the memory
 PENS = ((1.1, 0.7, 0.15), (1.0, 0.35, 0.75), (1.0, 1.0, 0.95))  # optical density of blue, green and black ink
 
@@ -66,11 +67,11 @@ class Slide:
         direction = turn(360.0 * u[0])[0]
         spot = self.frame @ np.array([(u[2] - 0.5) * wide, (u[3] - 0.5) * high])
         self.params |= {
-            "fold_half": (4.0 + 14.0 * u[1]) if wanted and fold < 0.3 else 0.0,
+            "fold_half": (4.0 + 14.0 * u[1]) if wanted and fold < 0.3 else ABSENT,
             "fold_x": direction[0],
             "fold_y": direction[1],
             "fold_at": (u[2] - 0.5) * 1.2 * min(wide, high),
-            "pen_half": (45.0 + 60.0 * u[4]) if wanted and pen < 0.2 else 0.0,
+            "pen_half": (45.0 + 60.0 * u[4]) if wanted and pen < 0.2 else ABSENT,
             "pen_x": spot[0],
             "pen_y": spot[1],
             "pen_r": (0.5 + 0.3 * u[5]) * min(wide, high),
