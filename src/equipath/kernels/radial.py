@@ -11,7 +11,7 @@ vector → scalar      f(r) uᵀ                        f(r) (J u)ᵀ
 vector → vector      f₁(r) I + f₂(r) (2 u uᵀ - I)   f₁(r) J + f₂(r) J (2 u uᵀ - I)
 ===================  =============================  ==========================================
 
-with r = |x| and u = x / r, x to the right and y upwards, in pixels. (The slides write ``x`` where this has
+with ``r = |x|`` and u = x / r, x to the right and y upwards, in pixels. (The slides write ``x`` where this has
 ``u`` and ``x xᵀ`` where this has ``2 u uᵀ - I``: the same space, with better conditioned profiles.) A profile f
 is a mixture of Gaussian rings, so every entry of every kernel is a mixture of a few fixed planar filters: the
 rings, the rings times u, and the rings times the two entries of ``2 u uᵀ - I``. ``planar_bank`` holds those
