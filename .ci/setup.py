@@ -552,7 +552,13 @@ def lab(options):
     # The settings that the course ships: a student is not asked about Jupyter's news.
     settings = [os.path.join(ROOT, "course", "jupyter"), os.environ.get("JUPYTER_CONFIG_PATH")]
     return in_venv(
-        ["-m", "jupyterlab", os.path.join("work", "01_symmetry.ipynb"), *options],
+        [
+            "-m",
+            "jupyterlab",
+            "--ServerApp.root_dir=work",
+            "--LabApp.default_url=/lab/tree/01_symmetry.ipynb",  # also in the address that --no-browser prints
+            *options,
+        ],
         JUPYTER_CONFIG_PATH=os.pathsep.join(filter(None, settings)),
     )
 

@@ -43,7 +43,7 @@ def main() -> None:
         if unknown:
             parser.error(f"no such family: {', '.join(sorted(unknown))}; there are {', '.join(families)}")
         families = [f"bench_{name}" for name in options.only]
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     runs = [(torch.device("cpu"), n) for n in options.threads or sorted({1, cores})]
     if torch.cuda.is_available():
         runs.append((torch.device("cuda"), cores))
