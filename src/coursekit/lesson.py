@@ -524,13 +524,13 @@ def check_code(cell: NotebookNode, line: int, wrong: Callable[[int, str], None])
 
 def ends_in_grade(source: str) -> bool:
     """Is the last statement of a cell a bare call `something.grade(...)` whose result is shown?"""
-    body = parse(source).body
-    call = body[-1].value if body and isinstance(body[-1], ast.Expr) else None
-    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "grade"):
-        return False
-    last = source.rstrip().split("\n")[-1].partition("#")[0]  # a semicolon hides the result from nbgrader too
-    return not last.rstrip().endswith(";")
-
+    text = TransformerManager().transform_cell(source)
+    match ast.parse(text).body:
+        case [*_, ast.Expr(ast.Call(ast.Attribute(attr="grade"))) as last] if last.end_lineno:
+            # A semicolon hides the result, from nbgrader too.
+            rest = text.split("\n")[last.end_lineno - 1].encode()[last.end_col_offset :]
+            return not rest.lstrip().startswith(b";")
+    return False
 
 
 def parse(source: str) -> ast.Module:

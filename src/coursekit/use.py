@@ -9,12 +9,11 @@ from coursekit.check import Exercise
 
 
 def use(exercise: Exercise, answer: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `answer` where it is correct, else the exercise's reference, with one printed sentence that says
-    which.
+    """Return `answer` where it is correct, else the exercise's reference, and print which in one sentence.
 
     A student who is stuck at one exercise can go on to the next ones; running the cell again takes over the
-    own answer as
-    soon as it is correct.
+    own answer as soon as it is correct. The answer is judged anew each time: a function may depend on others
+    that the student has changed since, and one judgement takes well under a second.
     """
     verdict = exercise.judge(answer)
     if verdict.status == "correct":

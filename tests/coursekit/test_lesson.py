@@ -196,6 +196,7 @@ def test_nothing_is_left_half_written_where_the_disk_is_full(tmp_path, monkeypat
 # ---- malformed lessons
 
 ANSWER = '# %% nbgrader={"grade_id": "a", "solution": true}\ndef f():\n    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION\n'
+GRADED = '# %% nbgrader={"grade_id": "g", "grade": true, "points": 1}\n'
 
 MALFORMED = {
     "no grade_id": (ANSWER.replace('"grade_id": "a", ', ""), 0, 'no grade_id; add "grade_id"'),
@@ -210,9 +211,16 @@ MALFORMED = {
     "solution at top": (
         '# %% nbgrader={"grade_id": "a", "solution": true}\n### BEGIN SOLUTION\nx = 1\n### END SOLUTION\n', 0, "outside a function"),
     "half a statement": (ANSWER.replace("    return 1", "    return (1,").replace("TION\n", "TION\n", 2) + "    )\n", 0, "whole statements"),
-    "no points": ('# %% nbgrader={"grade_id": "g", "grade": true}\n1\n', 0, "has no points"),
+    "no points": ('# %% nbgrader={"grade_id": "g", "grade": true}\nex.grade(f)\n', 0, "has no points"),
     "no positive points": ('# %% nbgrader={"grade_id": "g", "grade": true, "points": 0}\n1\n', 0, "positive number"),
     "points for nothing": (ANSWER.replace('"solution"', '"points": 2, "solution"'), 0, "has points but is not graded"),
+    "no grade call": (GRADED + "assert f() == 1\n", 0, "does not end in exercise.grade(answer)"),
+    "grade call not last": (GRADED + "points = ex.grade(f)\nprint(points)\n", 0, "does not end in exercise.grade(answer)"),
+    "grade call kept": (GRADED + "points = ex.grade(f)\n", 0, "does not end in exercise.grade(answer)"),
+    "grade call hushed": (GRADED + "ex.grade(f);  # quiet\n# the end\n", 0, "without a semicolon"),
+    "grade call hidden": (
+        GRADED + "ex\n### BEGIN HIDDEN TESTS\nex.grade(f)\n### END HIDDEN TESTS\n", 0, "does not end in exercise.grade(answer)"),
+    "empty graded cell": (GRADED + "# nothing\n", 0, "does not end in exercise.grade(answer)"),
     "hidden tests not graded": ("# %%\n1\n### BEGIN HIDDEN TESTS\n2\n### END HIDDEN TESTS\n", 0, 'without "grade": true'),
     "hidden tests open": (
         '# %% nbgrader={"grade_id": "g", "grade": true, "points": 1}\n1\n### BEGIN HIDDEN TESTS\n2\n', 2, "never closed"),
@@ -239,6 +247,12 @@ def test_malformed_cells_are_named_with_file_line_and_remedy(tmp_path, case):
     assert any(p.startswith(f"{tmp_path / '01_small.py'}:{line}: ") and words in p for p in problems), (
         problems
     )
+
+
+def test_a_graded_cell_may_end_in_a_comment_or_follow_a_magic(tmp_path):
+    body = GRADED + "%matplotlib inline\nex.grade(f)  # one; two\n# the end;\n"
+    (tmp_path / "01_small.py").write_text(HEADER + body)
+    assert read_lesson(tmp_path / "01_small.py").points == 1
 
 
 HEADERS = {

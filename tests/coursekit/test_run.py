@@ -20,6 +20,7 @@ SMALL = Path(__file__).parent / "small_course" / "course" / "01_small.py"
 TEXT = SMALL.read_text(encoding="utf-8")
 HEADER = TEXT[: TEXT.index("# %%")]
 GRADED = '# %% nbgrader={"grade_id": "g", "grade": true, "points": 2}\n'
+GRADED += "class E:\n    grade = staticmethod(lambda answer: answer)\n\n"
 
 
 @pytest.fixture
@@ -86,9 +87,9 @@ def test_the_page_of_the_book_knows_that_it_is_one(tmp_path):
 
 FAILING = {
     "error": ("# %%\n1 / 0\n", "raises ZeroDivisionError: division by zero"),
-    "stderr": (GRADED + "import sys\nprint('careful', file=sys.stderr)\n", "writes to stderr (careful)"),
-    "too few points": (GRADED + "1.5\n", "the solution earns 1.5 of 2 points"),
-    "too many points": (GRADED + "3\n", "partial credit cannot be greater"),
+    "stderr": (GRADED + "import sys\nprint('careful', file=sys.stderr)\nE.grade(2)\n", "writes to stderr (careful)"),
+    "too few points": (GRADED + "E.grade(1.5)\n", "the solution earns 1.5 of 2 points"),
+    "too many points": (GRADED + "E.grade(3)\n", "partial credit cannot be greater"),
     "no alt text": (
         "# %%\nimport matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()\n",
         "picture without alt text",
@@ -114,9 +115,9 @@ def test_what_is_wrong_with_a_run_is_told_with_its_line_and_not_kept(write, exec
 
 
 STUDENT_FAILING = {
-    "passes": (GRADED + "2\n", "passes without an answer"),
-    "assertion": (GRADED + "assert False\n", "fails with AssertionError"),
-    "name": (GRADED + "nowhere\n", "fails with NameError"),
+    "passes": (GRADED + "E.grade(2)\n", "passes without an answer"),
+    "assertion": (GRADED + "assert False\nE.grade(2)\n", "fails with AssertionError"),
+    "name": (GRADED + "nowhere.grade(2)\n", "fails with NameError"),
     "raises elsewhere": ("# %%\nraise NotImplementedError\n", "only graded cells may"),
     "silent check": (
         "# %%\nclass E:\n    def check(self, answer): print('correct')\n\nE().check(None)\n",

@@ -1,13 +1,9 @@
-"""What lesson 1 asks of the student: how a tile moves under the eight symmetries of the pixel grid, and what
-follows.
+"""What lesson 1 asks of the student: how a tile moves under the eight symmetries of the pixel grid.
 
 Eight exercises in the order of `course/01_symmetry.py`. Each one gives the statement, the reference solution,
-other
-correct ways (never to be rejected), plausible wrong answers with the sentence each must trigger, and checks
-that look
-at properties before they look at numbers. The convention is that of `equipath.groups`: the element (r, m)
-first
-mirrors left-right if m, then turns by r quarter turns counter-clockwise.
+other correct ways (never to be rejected), plausible wrong answers with the sentence each must trigger, and
+checks that look at properties before they look at numbers. The convention is that of `equipath.groups`: the
+element (r, m) first mirrors left-right if m, then turns by r quarter turns counter-clockwise.
 """
 
 from __future__ import annotations
@@ -832,8 +828,7 @@ def _check_move_grid(ask: Ask) -> None:
     expect(
         float(y[0, 0, 0, 0]) == float(tile[0, 0, 0, -1]),
         "One quarter turn counter-clockwise takes the right edge of the picture to the top: its top right "
-        "pixel must "
-        "become the top left one.",
+        "pixel must become the top left one.",
     )
     y = ask(tile, 0, True)
     expect(torch.equal(y[..., 0], tile[..., -1]), "Mirroring left-right takes the last column to the first.")
@@ -883,8 +878,8 @@ def _check_move_batches(ask: Ask) -> None:
             close(
                 ask(x, r, m),
                 P4M.act(x, 4 * m + r),
-                "Only the last two axes are the picture's rows and columns; all others stay where they "
-                f"are ({_words(r, m)})",
+                "Only the last two axes are the picture's rows and columns; all others stay where they are "
+                f"({_words(r, m)})",
                 tol=0,
             )
 
@@ -907,8 +902,7 @@ def _check_points(ask: Ask) -> None:
         expect(
             torch.equal(picture[row, col], image[row0, col0]),
             "A point must stay on its pixel: look up the moved picture at the moved point and you find the "
-            "old pixel "
-            f"({_words(r, m)}, a picture of {height} rows and {width} columns).",
+            f"old pixel ({_words(r, m)}, a picture of {height} rows and {width} columns).",
         )
 
 
@@ -972,9 +966,8 @@ def _check_error_zero(ask: Ask) -> None:
     shift, half = (lambda v: v.roll(2, -1)), (lambda v: v.roll(1, -1))
     expect(
         abs(ask(_subsampled, x, shift, half)) < 1e-6,
-        "A map with stride 2 follows a shift by 2 pixels with a shift by 1: move the input with move_in and "
-        "the output with "
-        "move_out, and the error must be 0.",
+        "A map with stride 2 follows a shift by 2 pixels with a shift by 1: move the input with move_in "
+        "and the output with move_out, and the error must be 0.",
     )
 
 
@@ -1019,8 +1012,7 @@ def _check_error_of_nothing(ask: Ask) -> None:
     expect(
         not math.isfinite(got),
         "The map that returns 0 for every picture commutes with everything and has seen nothing. 0/0 is no "
-        "error of 0: "
-        "return nan for it.",
+        "error of 0: return nan for it.",
     )
 
 
@@ -1053,8 +1045,7 @@ def _check_correlate_dot(ask: Ask) -> None:
         y[0, 0, 1:4, 2:5],
         w[0, 0].flip((0, 1)),
         "w[u, v] multiplies the pixel u − 1 rows below and v − 1 columns to the right of the one computed "
-        "(3 x 3 taps), so a "
-        "single bright pixel shows the filter turned by 180°",
+        "(3 x 3 taps), so a single bright pixel shows the filter turned by 180°",
         tol=1e-6,
     )
 
@@ -1100,8 +1091,7 @@ def _check_table_action(ask: Ask) -> None:
                 expect(
                     torch.equal(move_a(move_b(x)), moves[int(table[a, b])](x)),
                     "Your table names the wrong element for a product. table[a, b] is the move that equals "
-                    "moves[b] first, "
-                    "moves[a] second, on every picture.",
+                    "moves[b] first, moves[a] second, on every picture.",
                 )
 
 
@@ -1177,8 +1167,8 @@ def _check_loss_values(ask: Ask) -> None:
         close(
             ask(logits, target),
             dice_cross_entropy(logits, target),
-            "The loss is the mean cross-entropy plus one minus the mean soft Dice of the "
-            f"{logits.shape[1]} classes",
+            f"The loss is the mean cross-entropy plus one minus the mean soft Dice of the {logits.shape[1]} "
+            "classes",
             tol=1e-6,
         )
 
@@ -1295,14 +1285,12 @@ turns counter-clockwise.
         Misconception(
             _move_first_axes,
             "You turn the first two axes of the tensor. Rows and columns are the last two, axes −2 and −1; "
-            "batch and channels "
-            "come before them.",
+            "batch and channels come before them.",
         ),
         Misconception(
             _move_by_transpose,
             "Swapping rows and columns is not a turn but a mirror at the diagonal: handedness changes. A "
-            "quarter turn is a "
-            "transpose and a flip.",
+            "quarter turn is a transpose and a flip.",
         ),
         Misconception(
             _move_ignores_mirror, "You never mirror: the argument m has no effect in your function."
@@ -1315,28 +1303,24 @@ turns counter-clockwise.
         ),
         Misconception(
             _move_interpolated,
-            "You interpolate between pixels. On a square grid a quarter turn maps pixels onto pixels: every "
-            "value must be copied "
-            "as it is, or labels 3 and 7 blend into a class 5 that is not there.",
+            "You interpolate between pixels. On a square grid a quarter turn maps pixels onto pixels: "
+            "every value must be copied as it is, or labels 3 and 7 blend into a class 5 that is not there.",
         ),
         Misconception(
             _move_to_float,
             "You turn everything into floats. Label maps and masks must keep their dtype, and float32 "
-            "cannot even hold "
-            "the label 16777217.",
+            "cannot even hold the label 16777217.",
         ),
         Misconception(
             _move_keeps_shape,
             "You force the old shape onto the turned picture. After a quarter turn a picture of H rows and "
-            "W columns has W rows and "
-            "H columns.",
+            "W columns has W rows and H columns.",
         ),
     ),
     hints=(
         "Two steps, in this order: mirror, then turn. Which axis of the tensor runs from left to right?",
         "`torch.flip` reverses axes that you name, `torch.rot90` turns in a plane of two axes that you "
-        "name. Name them from the "
-        "end (−2 and −1), and leading axes take care of themselves.",
+        "name. Name them from the end (−2 and −1), and leading axes take care of themselves.",
         "If m: `x = x.flip(-1)`. Then `torch.rot90(x, r, (a, b))`, with (a, b) such that the right edge "
         "goes to the top.",
     ),
@@ -1366,8 +1350,7 @@ Write `move_points(points, r, m, height, width)`: where do annotated points lie 
         Misconception(
             _points_off_by_one,
             "You are off by one. Pixel centres run from 0 to width − 1, so the mirror image of column 0 is "
-            "column width − 1: "
-            "a point at width would lie outside.",
+            "column width − 1: a point at width would lie outside.",
         ),
         Misconception(
             _points_clockwise,
@@ -1386,8 +1369,7 @@ Write `move_points(points, r, m, height, width)`: where do annotated points lie 
         Misconception(
             _points_same_centre,
             "You turn about the old centre. The turned picture of H rows and W columns has W rows and H "
-            "columns, and its centre lies "
-            "elsewhere.",
+            "columns, and its centre lies elsewhere.",
         ),
         Misconception(
             _points_about_the_corner,
@@ -1408,11 +1390,9 @@ Write `move_points(points, r, m, height, width)`: where do annotated points lie 
         "Do one move at a time. Draw a picture of 2 rows and 3 columns, put a dot in one corner, and "
         "follow it.",
         "Mirroring leaves the row and sends column c to width − 1 − c. For one quarter turn: which old "
-        "coordinate "
-        "becomes the new column, and which one, counted from the other end, the new row?",
+        "coordinate becomes the new column, and which one, counted from the other end, the new row?",
         "One counter-clockwise quarter turn: (row, column) → (width − 1 − column, row). Do it r % 4 times, "
-        "and swap height and width "
-        "each time.",
+        "and swap height and width each time.",
     ),
     checks=(_check_points, _check_points_between),
 )
@@ -1441,15 +1421,13 @@ $$\varepsilon = \frac1B \sum_{i=1}^{B} \frac{\lVert f(T x_i) - T' f(x_i) \rVert}
     misconceptions=(
         Misconception(
             _error_invariance,
-            "You compare f(Tx) with f(x): that measures invariance. For equivariance the output has to move "
-            "too: compare with "
-            "move_out(f(x)).",
+            "You compare f(Tx) with f(x): that measures invariance. For equivariance the output has to "
+            "move too: compare with move_out(f(x)).",
         ),
         Misconception(
             _error_moves_with_move_in,
-            "You move the output with move_in. Outputs may move in another way than inputs (a stride halves "
-            "a shift; a diagnosis "
-            "does not move at all): use move_out.",
+            "You move the output with move_in. Outputs may move in another way than inputs (a stride "
+            "halves a shift; a diagnosis does not move at all): use move_out.",
         ),
         Misconception(
             _error_moves_input_twice,
@@ -1492,8 +1470,7 @@ $$\varepsilon = \frac1B \sum_{i=1}^{B} \frac{\lVert f(T x_i) - T' f(x_i) \rVert}
         Misconception(
             _error_forgives_zero,
             "Your error of the zero map is 0: a map that never looks at the picture passes as perfectly "
-            "equivariant. Adding a small "
-            "number to the denominator hides 0/0; let it be nan.",
+            "equivariant. Adding a small number to the denominator hides 0/0; let it be nan.",
         ),
     ),
     hints=(
@@ -1531,8 +1508,7 @@ $$y_{b,o}[i,j] = \sum_{c,u,v} w_{o,c}[u,v]\; x_{b,c}\big[(i + u - \lfloor k_h/2 
         Misconception(
             _correlate_flipped_kernel,
             "You filter with the kernel turned by 180°, or shift the wrong way. torch.roll(x, 1) brings "
-            "pixel i − 1 to place i; the "
-            "formula asks for pixel i + u − ⌊k/2⌋.",
+            "pixel i − 1 to place i; the formula asks for pixel i + u − ⌊k/2⌋.",
         ),
         Misconception(
             _correlate_zero_padding,
@@ -1578,11 +1554,9 @@ $$y_{b,o}[i,j] = \sum_{c,u,v} w_{o,c}[u,v]\; x_{b,c}\big[(i + u - \lfloor k_h/2 
         "Turn the loops inside out: do not walk over pixels. For one tap (u, v) the sum needs the whole "
         "picture, shifted once.",
         "`torch.roll(x, (a, b), dims=(-2, -1))` moves everything a rows down and b columns to the right. "
-        "Which a brings pixel "
-        "i + u − ⌊k_h/2⌋ to place i?",
+        "Which a brings pixel i + u − ⌊k_h/2⌋ to place i?",
         "For each u, v: shifted = roll by (k_h//2 − u, k_w//2 − v); add the sum over c of w[o, c, u, v] · "
-        "shifted[b, c]. "
-        "`torch.einsum('oc,bchw->bohw', ...)` does the channels.",
+        "shifted[b, c]. `torch.einsum('oc,bchw->bohw', ...)` does the channels.",
     ),
     checks=(_check_correlate_shifts, _check_correlate_dot, _check_correlate_numbers),
 )
@@ -1628,8 +1602,7 @@ Write `product_table(moves)`: who is who, when one move follows another?
         Misconception(
             _table_by_formula,
             "You compute from index numbers, as if move 4m + r were known to be at place 4m + r. The list "
-            "may come in any order: "
-            "let the moves act and look.",
+            "may come in any order: let the moves act and look.",
         ),
         Misconception(
             _table_zero_where_open,
@@ -1746,9 +1719,8 @@ $$\text{CE} = -\frac{1}{N}\sum_{\text{pixels}} \log p_{\,\text{target}}, \qquad
         ),
         Misconception(
             _loss_log_of_softmax,
-            "You take the log of a softmax with a small number added. Where p rounds to 0 the cross-entropy "
-            "stops growing "
-            "and its gradient vanishes. Use log_softmax.",
+            "You take the log of a softmax with a small number added. Where p rounds to 0 the "
+            "cross-entropy stops growing and its gradient vanishes. Use log_softmax.",
         ),
         Misconception(
             _loss_wrong_axis,
@@ -1765,8 +1737,7 @@ $$\text{CE} = -\frac{1}{N}\sum_{\text{pixels}} \log p_{\,\text{target}}, \qquad
         Misconception(
             _loss_hard_dice,
             "Your Dice compares hard decisions (argmax). They do not change under a small step of the "
-            "weights, so no gradient flows. "
-            "Use the probabilities.",
+            "weights, so no gradient flows. Use the probabilities.",
         ),
         Misconception(
             _loss_only_cross_entropy, "This is the cross-entropy alone. The Dice term, 1 − Dice, is missing."
@@ -1807,12 +1778,10 @@ $$\text{CE} = -\frac{1}{N}\sum_{\text{pixels}} \log p_{\,\text{target}}, \qquad
     hints=(
         "Write the two terms apart, test each on a target that you predict perfectly, and add them at the "
         "end.",
-        "`F.cross_entropy` is allowed. For Dice you need p (softmax over axis 1) and y (one-hot target with "
-        "the classes moved to axis 1), "
-        "and sums over the axes 0, 2 and 3.",
-        "y = F.one_hot(target, K).movedim(-1, 1); dice = (2·(p·y).sum((0, 2, 3)) + 1) / (p.sum((0, 2, 3)) + "
-        "y.sum((0, 2, 3)) + 1); "
-        "then CE + 1 − dice.mean().",
+        "`F.cross_entropy` is allowed. For Dice you need p (softmax over axis 1) and y (one-hot target "
+        "with the classes moved to axis 1), and sums over the axes 0, 2 and 3.",
+        "y = F.one_hot(target, K).movedim(-1, 1); dice = (2·(p·y).sum((0, 2, 3)) + 1) / (p.sum((0, 2, 3)) "
+        "+ y.sum((0, 2, 3)) + 1); then CE + 1 − dice.mean().",
     ),
     checks=(_check_loss_properties, _check_loss_values, _check_loss_stable, _check_loss_gradient),
 )
@@ -1842,14 +1811,12 @@ $$\bar f(x) = \frac{1}{|G|} \sum_{g \in G} g^{-1} f(g\,x) \ \text{ if planar}, \
         Misconception(
             _average_never_back,
             "You average maps that lie in eight different poses: the pixels on top of each other are not "
-            "the same tissue. Move each "
-            "answer back before you add.",
+            "the same tissue. Move each answer back before you add.",
         ),
         Misconception(
             _average_back_with_g,
             "You move the answers on by g instead of back: that undoes mirrors and half turns, and turns a "
-            "quarter turn into a half turn. "
-            "Use moves[inverse[g]].",
+            "quarter turn into a half turn. Use moves[inverse[g]].",
         ),
         Misconception(_average_sum, "You return the sum. Divide by the number of moves."),
         Misconception(_average_maximum, "You return the largest answer. Wanted is the mean over the group."),

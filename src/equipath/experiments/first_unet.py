@@ -2,10 +2,8 @@
 they turn.
 
 `python -m equipath.experiments.first_unet` repeats the long run whose weights the lesson loads (a few minutes
-on two
-cores). The lesson trains the same network for half a minute with the same function. Nothing here is
-augmented: that a
-network trained on slides as they come does not follow a turned slide is the point.
+on two cores). The lesson trains the same network for half a minute with the same function. Nothing here is
+augmented: that a network trained on slides as they come does not follow a turned slide is the point.
 """
 
 from __future__ import annotations
@@ -36,10 +34,8 @@ def gland_tiles(
     """Tiles of vector slides of colon with their class maps, at 2 µm per pixel.
 
     Returns images (count, 3, size, size) float32 in [0, 1] and targets (count, size, size) int64: 1 in the
-    wall of a healthy
-    gland, 2 in tumour, 0 elsewhere. Slide k has seed `seed + k` and gives at most `per_slide` tiles; tiles
-    with less than
-    5 % of classes 1 and 2 are passed over.
+    wall of a healthy gland, 2 in tumour, 0 elsewhere. Slide k has seed `seed + k` and gives at most
+    `per_slide` tiles; tiles with less than 5 % of classes 1 and 2 are passed over.
     """
     images: list[Tensor] = []
     targets: list[Tensor] = []
@@ -61,8 +57,7 @@ def gland_tiles(
 
 
 def classes_of(tissue: Tensor) -> Tensor:
-    """A vector slide's tissue map as the classes of this experiment: 0 elsewhere, 1 healthy gland, 2
-    tumour."""
+    """A vector slide's tissue map (H, W) as classes: 0 elsewhere, 1 healthy gland, 2 tumour."""
     return (tissue == HEALTHY).long() + 2 * (tissue == TUMOUR).long()
 
 
@@ -80,25 +75,42 @@ def train(
     loss_function: Callable[[Tensor, Tensor], Tensor],
     *,
     steps: int,
-    batch: int = 8,
-    peak: float = 1e-2,
+    batch: int = 4,
+    peak: float = 5e-3,
     seed: int = 0,
 ) -> Iterator[float]:
-    """Train `net` with Adam and a one-cycle learning rate; yields the loss of every step and leaves `net` in
-    eval mode."""
+    """Train `net` with Adam and a one-cycle learning rate (Smith 2018); yields the loss of every step.
+
+    Each batch draws in turn from the tiles that hold class 1, class 2 and so on, so that a class on few tiles
+    is seen as often as one on many. `net` is in eval mode at the end.
+    """
+    holders = tiles_of_each_class(targets)
     chance = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(net.parameters(), lr=peak)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps)
-    net.train()
+    # Channels side by side in memory: a third less time for a step of this network on a CPU.
+    net.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for _ in range(steps):
-        chosen = torch.randint(len(images), (batch,), generator=chance)
-        loss = loss_function(net(images[chosen]), targets[chosen])
+        draws = [holders[i % len(holders)] for i in range(batch)]
+        chosen = torch.stack([tiles[torch.randint(len(tiles), (), generator=chance)] for tiles in draws])
+        x = images[chosen].contiguous(memory_format=torch.channels_last)
+        loss = loss_function(net(x), targets[chosen])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
         yield loss.item()
     net.eval()
+
+
+def tiles_of_each_class(targets: Tensor) -> list[Tensor]:
+    """For class 1, 2 and so on: the indices of the targets (N, H, W) that hold it; classes without are left out.
+
+    Targets that hold nothing but class 0 everywhere give one list of all indices.
+    """
+    classes = range(1, int(targets.max()) + 1)
+    holders = [(targets == k).flatten(1).any(dim=1).nonzero()[:, 0] for k in classes]
+    return [tiles for tiles in holders if len(tiles)] or [torch.arange(len(targets))]
 
 
 def weights_path() -> Path:
@@ -123,7 +135,7 @@ def _dtype(array: np.ndarray) -> np.dtype:
 def main() -> None:
     """Repeat the long run and write its weights."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--tiles", type=int, default=160)
     parser.add_argument("--out", type=Path, default=weights_path())
     options = parser.parse_args()

@@ -1,9 +1,8 @@
 """How do U-Net, Mask R-CNN and DeepLab turn a picture into a mask: the three, drawn side by side.
 
 Each box is a feature map: its height is the map's height, its width stands for the number of channels. Read
-from left
-to right. Sources: Ronneberger et al. 2015 (U-Net), He et al. 2017 (Mask R-CNN), Chen et al. 2017 (DeepLab
-v3).
+from left to right. Sources: Ronneberger et al. 2015 (U-Net), He et al. 2017 (Mask R-CNN), Chen et al. 2017
+(DeepLab v3).
 """
 
 from __future__ import annotations
