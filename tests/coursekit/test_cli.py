@@ -33,6 +33,7 @@ def test_help_names_every_command_and_imports_nothing_heavy():
     assert ran.stdout.endswith("[]\n")
 
 
+@pytest.mark.slow
 def test_build_says_what_it_wrote(tmp_path):
     first = coursekit("build", "--course", COURSE, "--out", tmp_path)
     assert first.returncode == 0, first.stderr
@@ -41,6 +42,7 @@ def test_build_says_what_it_wrote(tmp_path):
     assert again.stdout == f"0 files changed in {tmp_path}\n"
 
 
+@pytest.mark.slow
 def test_lab_copy_places_and_keeps(tmp_path):
     work = tmp_path / "work"
     assert "is ready" in coursekit("lab-copy", "--course", COURSE, "--work", work).stdout
@@ -74,6 +76,7 @@ def test_a_malformed_lesson_is_named_with_file_and_line(tmp_path):
     assert not (tmp_path / "build").exists()
 
 
+@pytest.mark.slow
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -99,6 +102,7 @@ def test_a_wrong_option_is_a_usage_error():
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.slow
 def test_exercises_are_listed():
     ran = coursekit("exercises", "--json")
     assert ran.returncode == 0, ran.stderr
