@@ -137,7 +137,8 @@ class _ScaleConvolution(nn.Module):
 class _SeparableConvolution(_ScaleConvolution):
     """Gaussian-derivative and Hermite layers: shared mixing weights of separable functions."""
 
-    def _factors(self) -> tuple[Tensor, Tensor]:
+    def _factors(self, radii: list[int]) -> tuple[Tensor, Tensor]:
+        """1-D factors along x and y, (S, order + 1, 2 R + 1) each, to be correlated."""
         raise NotImplementedError
 
     @property
@@ -147,23 +148,25 @@ class _SeparableConvolution(_ScaleConvolution):
 
     def forward(self, x: Tensor) -> Tensor:
         planes, radii = self._planes(x), self.radii
-        rows, columns = self._factors()
+        rows, columns = self._factors(radii)
         return self._biased(scale_conv2d(planes, self.weight, rows, columns, radii, self.padding_mode))
 
     def evaluation(self, x: Tensor) -> list[str]:
         """How each scale of this input will be computed: "expand" or "factor"."""
         training = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        planes, count = self._planes(x), self._factors()[0].shape[1]
-        return evaluations(planes.shape, self.out_channels, self.radii, count, planes, training=training)
+        planes, radii = self._planes(x), self.radii
+        count = self._factors(radii)[0].shape[1]
+        return evaluations(planes.shape, self.out_channels, radii, count, planes, training=training)
 
     @property
     def filters(self) -> list[Tensor]:
         """The dense filters (O, C, k, k) of each scale, as they are correlated with the picture."""
-        rows, columns = (t.to(self.weight.dtype) for t in self._factors())
+        radii = self.radii
+        rows, columns = (t.to(self.weight.dtype) for t in self._factors(radii))
         basis = separable_basis(rows, columns)
         centre = basis.shape[-1] // 2
         dense = []
-        for k, r in enumerate(self.radii):
+        for k, r in enumerate(radii):
             cut = basis[k, :, centre - r : centre + r + 1, centre - r : centre + r + 1]
             dense.append(torch.einsum("ocn,nyx->ocyx", self.weight, cut))
         return dense
@@ -277,8 +280,8 @@ class GaussianDerivativeConv2d(_SeparableConvolution):
             self._radii = [gaussian_radius(s, self.truncate) for s in self.sigma.tolist()]
         return self._radii
 
-    def _factors(self) -> tuple[Tensor, Tensor]:
-        return correlation_factors(gaussian_taps(self.sigma, self.order, self._radii, self.sampling))
+    def _factors(self, radii: list[int]) -> tuple[Tensor, Tensor]:
+        return correlation_factors(gaussian_taps(self.sigma, self.order, radii, self.sampling))
 
     def extra_repr(self) -> str:
         sigmas = ", ".join(f"{low:g}–{high:g}" for low, high in self.intervals)
@@ -359,7 +362,7 @@ class SESNConv2d(_SeparableConvolution):
             self.taps = self._exact.to(device=self.taps.device, dtype=self.taps.dtype)
         return module
 
-    def _factors(self) -> tuple[Tensor, Tensor]:
+    def _factors(self, radii: list[int]) -> tuple[Tensor, Tensor]:
         return self.taps, self.taps
 
     def extra_repr(self) -> str:
