@@ -177,7 +177,8 @@ def dependencies(facts: dict[str, Any], scratch: Path) -> list[Path]:
     packages: set[Path] = set()
     for name in facts["modules"]:
         path = Path(name).resolve()
-        if path.suffix == ".py" and ours(path):
+        # Some modules name a file that does not exist (torch's `_classes.py`).
+        if path.suffix == ".py" and path.is_file() and ours(path):
             files.add(path)
             folder = path.parent
             while (folder.parent / "__init__.py").is_file():

@@ -160,6 +160,14 @@ def test_a_lesson_that_runs_longer_than_it_declares_fails(write, execute):
 
 
 @pytest.mark.slow
+def test_a_module_may_name_a_file_that_does_not_exist(write, execute):
+    ghost = "ghost = sys.modules['ghost'] = types.ModuleType('ghost')\nghost.__file__ = '_ghost.py'\n"
+    lesson = write("# %%\nimport sys, types\n" + ghost)
+    assert execute(lesson).ok
+    assert execute(lesson).cached
+
+
+@pytest.mark.slow
 def test_a_change_reruns_what_depends_on_it_and_nothing_else(write, tmp_path, monkeypatch):
     source = tmp_path / "src" / "somepackage"
     source.mkdir(parents=True)
