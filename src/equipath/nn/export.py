@@ -3,8 +3,8 @@
 Once trained, an equivariant layer is an ordinary convolution with tied taps. ``export`` writes the taps out
 and returns a ``torch.fx.GraphModule`` that needs torch and nothing of this library; ``export_onnx`` saves it
 for other runtimes. A layer takes part by a method ``to_plain()`` that returns torch modules (or a module
-whose forward is nothing but torch operations); a network whose forward looks at sizes offers ``body``, the
-part that does not.
+whose forward is nothing but torch operations); a layer or network whose forward looks at shapes offers a
+method ``body``, the part that does not.
 """
 
 import copy
@@ -18,14 +18,14 @@ from torch import Tensor, fx, nn
 
 
 class _Body(nn.Module):
-    """Calls ``body`` of a network, so that a tracer enters there."""
+    """Calls ``body`` of a module, so that a tracer enters there."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        enter: Callable[[Tensor], Tensor] = getattr(self.network, "body", self.network)
+        enter: Callable[[Tensor], Tensor] = self.module.body  # type: ignore[assignment]
         return enter(x)
 
 
@@ -35,7 +35,8 @@ def _plain(module: nn.Module) -> nn.Module:
         return to_plain()
     for name, child in module.named_children():
         setattr(module, name, _plain(child))
-    return module
+    # A method of the class: a part that somebody called "body" is not the whole network.
+    return _Body(module) if callable(getattr(type(module), "body", None)) else module
 
 
 def export(model: nn.Module) -> fx.GraphModule:
@@ -50,7 +51,7 @@ def export(model: nn.Module) -> fx.GraphModule:
         ValueError: if a layer's forward depends on the values or sizes of its input in a way that cannot be
         traced.
     """
-    plain = _Body(_plain(copy.deepcopy(model))).eval()
+    plain = _plain(copy.deepcopy(model)).eval()
     try:
         return fx.symbolic_trace(plain).eval()
     except (fx.proxy.TraceError, TypeError) as error:

@@ -280,6 +280,10 @@ class EvenAvgPool2d(nn.Module):
             )
         return F.avg_pool2d(x, self.kernel_size)
 
+    def to_plain(self) -> nn.AvgPool2d:
+        """The same layer in plain torch, for the exported network."""
+        return nn.AvgPool2d(self.kernel_size)
+
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}"
 

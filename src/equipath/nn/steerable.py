@@ -59,7 +59,19 @@ def unpack(x: Tensor, layout: "Fields | tuple[int, int]") -> tuple[Tensor, Tenso
             f"{made.scalars} scalars and {made.vectors} vectors are packed as (B, {made.channels}, H, W); got "
             f"{tuple(x.shape)}"
         )
-    return x[:, : made.scalars], x[:, made.scalars :].unflatten(1, (made.vectors, 2))
+    return _split(x, made)
+
+
+def _split(x: Tensor, layout: Fields) -> tuple[Tensor, Tensor]:
+    return x[:, : layout.scalars], x[:, layout.scalars :].unflatten(1, (layout.vectors, 2))
+
+
+def _check(x: Tensor, layout: Fields, who: str) -> None:
+    if x.dim() != 4 or x.shape[1] != layout.channels:
+        raise ValueError(
+            f"{who} wants {layout.scalars} scalars and {layout.vectors} vectors as (B, {layout.channels}, H, W); "
+            f"got {tuple(x.shape)}"
+        )
 
 
 def act_packed(x: Tensor, layout: "Fields | tuple[int, int]", element: int) -> Tensor:
@@ -296,7 +308,12 @@ class SteerableBatchNorm2d(nn.Module):
         self.register_buffer("running_square", torch.ones(self.layout.vectors))
 
     def forward(self, x: Tensor) -> Tensor:
-        scalars, vectors = unpack(x, self.layout)
+        _check(x, self.layout, "SteerableBatchNorm2d")
+        return self.body(x)
+
+    def body(self, x: Tensor) -> Tensor:
+        """The layer without its check of the shape: what ``export`` traces."""
+        scalars, vectors = _split(x, self.layout)
         parts = [] if self.scalars is None else [self.scalars(scalars)]
         if self.layout.vectors:
             if self.training:
@@ -326,7 +343,12 @@ class NormReLU(nn.Module):
         self.bias = nn.Parameter(torch.zeros(self.layout.vectors))
 
     def forward(self, x: Tensor) -> Tensor:
-        scalars, vectors = unpack(x, self.layout)
+        _check(x, self.layout, "NormReLU")
+        return self.body(x)
+
+    def body(self, x: Tensor) -> Tensor:
+        """The layer without its check of the shape: what ``export`` traces."""
+        scalars, vectors = _split(x, self.layout)
         # The root of a sum of squares has an infinite slope at 0: eps keeps the gradient finite.
         length = (vectors.square().sum(2, keepdim=True) + self.eps**2).sqrt()
         factor = torch.relu(length + self.bias.to(length.dtype)[:, None, None, None]) / length
@@ -349,7 +371,12 @@ class GatedReLU(nn.Module):
         self.takes = Fields(self.layout.scalars + self.layout.vectors, self.layout.vectors)
 
     def forward(self, x: Tensor) -> Tensor:
-        scalars, vectors = unpack(x, self.takes)
+        _check(x, self.takes, "GatedReLU")
+        return self.body(x)
+
+    def body(self, x: Tensor) -> Tensor:
+        """The layer without its check of the shape: what ``export`` traces."""
+        scalars, vectors = _split(x, self.takes)
         gates = torch.sigmoid(scalars[:, self.layout.scalars :])[:, :, None]
         return pack(torch.relu(scalars[:, : self.layout.scalars]), vectors * gates)
 
@@ -375,14 +402,20 @@ class SteerablePool2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         k = self.kernel_size
+        _check(x, self.layout, "SteerablePool2d")
         if x.shape[-2] % k or x.shape[-1] % k:
             raise ValueError(
                 f"pooling by {k} wants heights and widths that are multiples of {k}; got {x.shape[-2]} x "
                 f"{x.shape[-1]}: the pixels left over would lie on one side only"
             )
+        return self.body(x)
+
+    def body(self, x: Tensor) -> Tensor:
+        """The layer without its checks of the shape: what ``export`` traces."""
+        k = self.kernel_size
         if self.mode == "mean":
             return F.avg_pool2d(x, k)
-        scalars, vectors = unpack(x, self.layout)
+        scalars, vectors = _split(x, self.layout)
         if not self.layout.vectors:
             return F.max_pool2d(scalars, k)
         square = vectors.detach().square().sum(2)

@@ -1,5 +1,9 @@
-"""SRE-ResNet18 against the public network weight for weight, and exactly invariant to p4m."""
+"""SRE-ResNet18 against the public network weight for weight, exactly invariant to p4m; and e2cnn's on its
+skeleton."""
 
+import copy
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +13,7 @@ import torch.nn.functional as F
 
 from equipath.equivariance import equivariance_error, roto_reflections
 from equipath.kernels.evaluate import prefer
-from equipath.models.resnet import ResNet18, SREResNet18
+from equipath.models.resnet import E2CNNResNet18, ResNet18, SREResNet18
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "sre.npz"
 
@@ -100,3 +104,92 @@ def test_compiles_and_exports():
     x = torch.randn(1, 3, 24, 24)
     compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+def small(group, **options):
+    """e2cnn's network with few fields, or a skip where e2cnn is not installed."""
+    pytest.importorskip("e2cnn")
+    return E2CNNResNet18(3, 9, 1, group=group, stem_kernel_size=3, **options).double()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", ["p4", "p4m"])
+@pytest.mark.parametrize("training", [False, True])
+def test_e2cnn_exactly_invariant_to_its_group(group, training):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 16, 24, dtype=torch.float64)
+    net = trained(small(group), x).train(training)
+    mirrors = roto_reflections()[4:]
+    for t in roto_reflections(group):
+        assert equivariance_error(net, x, t, squared=False, training=training) < 1e-10
+        for layer in (1, 4):
+            error = equivariance_error(
+                lambda v, n=layer: net.features(v, n), x, t, squared=False, output_field="planar"
+            )
+            assert error < 1e-10
+    assert net.features(x, 2).shape == (2, 2, 8, 12)
+    assert (net(x)[0] - net(x)[1]).abs().max() > 1e-6
+    if group == "p4":  # rotations alone: a mirror image is another picture
+        assert min(equivariance_error(net, x, t, squared=False) for t in mirrors) > 1e-4
+
+
+@pytest.mark.slow
+def test_e2cnn_numbers_are_those_of_e2cnn_own_layers():
+    pytest.importorskip("e2cnn")
+    from e2cnn import gspaces
+    from e2cnn import nn as enn
+
+    net = small("p4m")
+    block = net.stages[1][0]
+    space = gspaces.FlipRot2dOnR2(4)
+    one, two = (enn.FieldType(space, [space.regular_repr] * n) for n in (1, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = enn.R2Conv(one, two, 3, padding=1, bias=False).double()
+    with torch.no_grad():
+        theirs.weights.copy_(block.conv1.weight)
+    norm = enn.InnerBatchNorm(two).double()
+    x = torch.randn(2, 8, 8, 12, dtype=torch.float64)
+    for training in (True, False):
+        block.train(training), norm.train(training)
+        y = norm(theirs(enn.GeometricTensor(x, one))).tensor
+        torch.testing.assert_close(block.norm1(block.conv1(x)), y, rtol=0, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_e2cnn_state_copies_and_says_nothing(recwarn):
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 8, 16, dtype=torch.float64)
+    net, other = small("p4").train(), small("p4").eval()
+    assert not [w for w in recwarn if "uint8" in str(w.message)]
+    net(x)  # moves the statistics
+    assert net.state_dict().keys() == other.state_dict().keys()
+    with torch.no_grad():
+        before = other(x)
+        other.load_state_dict(net.state_dict())
+        after = other(x)
+    assert (before - after).abs().max() > 1e-6  # no filter left over from the old weights
+    torch.testing.assert_close(net.eval()(x), after)
+    torch.testing.assert_close(copy.deepcopy(net)(x), after)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", ["p4", "p4m"])
+def test_e2cnn_is_as_large_as_the_ring_network(group):
+    pytest.importorskip("e2cnn")
+    rings = 3_996_105
+    assert abs(E2CNNResNet18(group=group).summary().parameters / rings - 1) < 0.07
+
+
+def test_e2cnn_missing_or_misused(monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "e2cnn", None)
+        with pytest.raises(ImportError, match="pip install e2cnn"):
+            E2CNNResNet18()
+    pytest.importorskip("e2cnn")
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "__version__", "2.1.0")
+        with pytest.raises(ImportError, match="numpy<2"):
+            E2CNNResNet18()
+    with pytest.raises(ValueError, match="at least 3"):
+        E2CNNResNet18(stem_kernel_size=1)
