@@ -166,21 +166,26 @@ def separable_conv_work(
     places, passes = batch * height * width, 3 if training else 1
     functions = count * (count + 1) // 2
 
-    def blocks(c: int) -> int:  # convolutions work in blocks of 16 channels
-        return -(-c // 16) * 16
+    def blocks(c: int) -> int:  # convolutions work in blocks of 16 channels; pictures have their own kernels
+        return c if c <= 4 else -(-c // 16) * 16
 
-    # A tile of 64 outputs multiplies 64 + 2 radius inputs, most of them by zero, at matrix-product speed.
+    # A tile of 64 outputs multiplies 64 + 2 radius inputs, most of them by zero, at matrix-product speed:
+    # for matrices this slim, 2/5 of a large convolution's. Planes are written, and read back, between passes.
     across, along = (min(size, 64 + 2 * radius) for size in (width, height))
-    late = count * out_channels <= functions * channels  # see separable.py: mix before the columns
-    vertical = count * out_channels if late else functions * channels
+    early = count * out_channels <= functions * channels  # see separable.py: mix before the columns
+    vertical = count * out_channels if early else functions * channels
     planes = count * channels + vertical + channels + out_channels
     return {
-        "expand": Work(passes * places * blocks(channels) * blocks(out_channels) * (2 * radius + 1) ** 2),
+        "expand": Work(
+            products=passes * places * blocks(channels) * blocks(out_channels) * (2 * radius + 1) ** 2,
+            copied=passes * places * (blocks(channels) + blocks(out_channels)),
+        ),
         "factor": Work(
-            products=passes
+            products=2.5
+            * passes
             * places
             * (count * channels * across + functions * channels * out_channels + vertical * along),
-            copied=passes * places * planes,
+            copied=2 * passes * places * planes,
             calls=2 * passes * count,
         ),
     }
