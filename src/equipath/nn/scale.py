@@ -637,7 +637,7 @@ class _PlainFold(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.planar(x.movedim(2, 0).flatten(0, 1))
-        return y.unflatten(0, (x.shape[2], x.shape[0])).movedim(0, 2)
+        return y.unflatten(0, (x.shape[2], -1)).movedim(0, 2)
 
 
 class _PlainProjection(nn.Module):
