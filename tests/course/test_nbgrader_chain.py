@@ -1,7 +1,8 @@
 """The round of an instructor with plain nbgrader, as `course/instructors.md` tells it, for a class of three.
 
 Every command of the guide is run as it stands there, in a copy of the course. Alice hands in all solutions,
-Bob about half of them, Carol the notebook as she got it. The scores are read from the gradebook.
+Bob about half of them, Carol the notebook as she got it. The scores are read from the gradebook. Written
+answers get their points from a person, as in nbgrader's formgrader, at the end.
 """
 
 import csv
@@ -100,6 +101,9 @@ def graded(request, tmp_path_factory):
     lesson = read_lesson(request.param)
     round_ = Round(tmp_path_factory.mktemp("round"), request.param)
     activate, prepare, release, hand_in, collect, by_hand, grade, feedback = blocks(lesson.name)
+    if request.param != SMALL:  # `make course` runs the large lessons; here the small one shows the command
+        assert f"coursekit run {lesson.name}\n" in prepare
+        prepare = prepare.replace(f"coursekit run {lesson.name}\n", "")
     for block in (activate, prepare, release):
         round_.run(block)
     half, worth = partly_solved(lesson)
@@ -126,22 +130,28 @@ def gradebook_scores(round_: Round, lesson: Lesson) -> dict[str, tuple[float, fl
         return {s.student_id: (s.score, s.max_score) for s in gradebook.assignment_submissions(lesson.name)}
 
 
+def written(lesson: Lesson) -> dict[str, float]:
+    """The cells that a person grades, with their points."""
+    cells = [cell for cell in lesson.notebook.cells if is_answer(cell) and is_graded(cell)]
+    return {cell.id: cell.metadata.nbgrader.points for cell in cells}
+
+
+def exported_scores(round_: Round) -> dict[str, float]:
+    """Points of every student, as `nbgrader export` writes them."""
+    with open(round_.root / "build" / "classroom" / "grades.csv", newline="") as file:
+        return {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}
+
+
 def test_scores_are_exact(graded):
     round_, lesson, worth = graded
-    most = lesson.points
-    assert 0 < worth < most
+    most, automatic = lesson.points, lesson.points - sum(written(lesson).values())
+    assert 0 < worth < automatic
     assert gradebook_scores(round_, lesson) == {
-        "alice": (most, most),
+        "alice": (automatic, most),
         "bob": (worth, most),
         "carol": (0.0, most),
     }
-
-
-def test_export_holds_the_same_scores(graded):
-    round_, lesson, worth = graded
-    with open(round_.root / "build" / "classroom" / "grades.csv", newline="") as file:
-        rows = {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}
-    assert rows == {"alice": lesson.points, "bob": worth, "carol": 0.0}
+    assert exported_scores(round_) == {"alice": automatic, "bob": worth, "carol": 0.0}
 
 
 def test_student_version_is_what_nbgrader_generates(graded):
@@ -184,3 +194,28 @@ def test_stderr_costs_no_points_and_partial_credit_counts(graded):
     (folder / f"{lesson.name}.ipynb").write_text(notebook_text(notebook), encoding="utf-8")
     round_.run(f"cd course\nnbgrader autograde {lesson.name} --student dora")
     assert gradebook_scores(round_, lesson)["dora"] == (2 + 1.5, 5.0)
+
+
+def test_written_answers_wait_for_a_person_whose_points_count(graded):
+    from nbgrader.api import Gradebook
+
+    round_, lesson, worth = graded
+    questions = written(lesson)
+    if not questions:
+        pytest.skip("this lesson has no written answers")
+    with Gradebook(f"sqlite:///{round_.root}/build/classroom/gradebook.db") as gradebook:
+        waiting = {
+            (name, cell)
+            for name in ("alice", "bob", "carol")
+            for cell in questions
+            if gradebook.find_grade(cell, lesson.name, lesson.name, name).needs_manual_grade
+        }
+        # Alice wrote answers; the other two left these cells as they were, so nobody has to read them.
+        assert waiting == {("alice", cell) for cell in questions}
+        for cell, points in questions.items():
+            grade = gradebook.find_grade(cell, lesson.name, lesson.name, "alice")
+            grade.manual_score, grade.needs_manual_grade = points - 0.5, False
+        gradebook.db.commit()
+    round_.run("cd course\nnbgrader export --to ../build/classroom/grades.csv")
+    by_hand = lesson.points - 0.5 * len(questions)
+    assert exported_scores(round_) == {"alice": by_hand, "bob": worth, "carol": 0.0}

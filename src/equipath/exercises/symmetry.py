@@ -16,7 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coursekit.check import Ask, Exercise, Misconception, agrees, close, commutes, depends, expect, sensitive
+from coursekit.check import (
+    Ask,
+    Exercise,
+    Misconception,
+    agrees,
+    close,
+    commutes,
+    depends,
+    expect,
+    sensitive,
+    wrong,
+)
 from equipath.groups import P4, P4M
 
 Move = Callable[[Tensor], Tensor]
@@ -119,6 +130,17 @@ def _move_keeps_shape(x: Tensor, r: int, m: bool) -> Tensor:
     return torch.rot90(x.flip(-1) if m else x, r, (-2, -1)).reshape(x.shape)
 
 
+def _move_fliplr(x: Tensor, r: int, m: bool) -> Tensor:
+    return torch.rot90(torch.fliplr(x) if m else x, r, (-2, -1))
+
+
+def _move_loop_over_r(x: Tensor, r: int, m: bool) -> Tensor:
+    x = x.flip(-1) if m else x
+    for _ in range(r):
+        x = torch.rot90(x, 1, (-2, -1))
+    return x
+
+
 # -------------------------------------------------------------------------------------- 2. move_points
 
 
@@ -219,6 +241,25 @@ def _points_rounded(points: Tensor, r: int, m: bool, height: int, width: int) ->
     return move_points(points.round(), r, m, height, width)
 
 
+def _points_loop_over_r(points: Tensor, r: int, m: bool, height: int, width: int) -> Tensor:
+    return move_points(points, max(r, 0), m, height, width)
+
+
+def _points_mirror_off_by_one(points: Tensor, r: int, m: bool, height: int, width: int) -> Tensor:
+    if m:
+        points = torch.stack([points[:, 0], width - points[:, 1]], dim=1)
+    return move_points(points, r, False, height, width)
+
+
+def _points_turn_off_by_one(points: Tensor, r: int, m: bool, height: int, width: int) -> Tensor:
+    row, col = points[:, 0], points[:, 1]
+    col = width - 1 - col if m else col
+    for _ in range(r % 4):
+        row, col = width - col, row
+        height, width = width, height
+    return torch.stack([row, col], dim=1)
+
+
 # ------------------------------------------------------------------------------- 3. equivariance_error
 
 
@@ -309,6 +350,16 @@ def _error_whole_batch(f: Move, x: Tensor, move_in: Move, move_out: Move) -> flo
 def _error_forgives_zero(f: Move, x: Tensor, move_in: Move, move_out: Move) -> float:
     a, b = f(move_in(x)).flatten(1), move_out(f(x)).flatten(1)
     return float(((a - b).norm(dim=1) / (b.norm(dim=1) + 1e-12)).mean())
+
+
+def _error_norm_over_channels(f: Move, x: Tensor, move_in: Move, move_out: Move) -> float:
+    a, b = f(move_in(x)), move_out(f(x))
+    return float(((a - b).norm(dim=1) / b.norm(dim=1)).mean())
+
+
+def _error_number_by_number(f: Move, x: Tensor, move_in: Move, move_out: Move) -> float:
+    a, b = f(move_in(x)), move_out(f(x))
+    return float(((a - b).abs() / b.abs()).mean())
 
 
 # ------------------------------------------------------------------------------------------ 4. correlate
@@ -402,6 +453,16 @@ def _correlate_sums_filters(x: Tensor, w: Tensor) -> Tensor:
 def _correlate_reflect(x: Tensor, w: Tensor) -> Tensor:
     kh, kw = w.shape[-2:]
     return F.conv2d(F.pad(x, (kw // 2, kw // 2, kh // 2, kh // 2), mode="reflect"), w)
+
+
+def _correlate_rolls_first_axes(x: Tensor, w: Tensor) -> Tensor:
+    kh, kw = w.shape[-2:]
+    out = torch.zeros(x.shape[0], w.shape[0], *x.shape[-2:], dtype=x.dtype)
+    for u in range(kh):
+        for v in range(kw):
+            shifted = torch.roll(x, (kh // 2 - u, kw // 2 - v), dims=(0, 1))
+            out = out + torch.einsum("oc,bchw->bohw", w[:, :, u, v], shifted)
+    return out
 
 
 # -------------------------------------------------------------------------------------- 5. product_table
@@ -694,6 +755,27 @@ def _loss_sigmoid(logits: Tensor, target: Tensor) -> Tensor:
     return ce + 1 - _soft_dice(logits.sigmoid(), y).mean()
 
 
+def _loss_log_of_plain_softmax(logits: Tensor, target: Tensor) -> Tensor:
+    _, p, y = _loss_pieces(logits, target)
+    return -(y * p.log()).sum(1).mean() + 1 - _soft_dice(p, y).mean()
+
+
+def _loss_softmax_twice(logits: Tensor, target: Tensor) -> Tensor:
+    _, p, y = _loss_pieces(logits, target)
+    return F.cross_entropy(p, target) + 1 - _soft_dice(p, y).mean()
+
+
+def _loss_dice_wrong_axis(logits: Tensor, target: Tensor) -> Tensor:
+    ce, _, y = _loss_pieces(logits, target)
+    return ce + 1 - _soft_dice(logits.softmax(-1), y).mean()
+
+
+def _loss_reshaped_target(logits: Tensor, target: Tensor) -> Tensor:
+    ce, p, _ = _loss_pieces(logits, target)
+    y = F.one_hot(target, logits.shape[1]).reshape(logits.shape).to(logits.dtype)
+    return ce + 1 - _soft_dice(p, y).mean()
+
+
 # --------------------------------------------------------------------------------- 8. average_over_group
 
 
@@ -799,6 +881,18 @@ def _average_planar_always(
         return average_over_group(f, x, moves, inverse)
     answers = [moves[int(inverse[g])](f(move_by_g(x))) for g, move_by_g in enumerate(moves)]
     return torch.stack([y.reshape(answers[0].shape) for y in answers]).mean(0)
+
+
+def _average_stacks_poses(
+    f: Move, x: Tensor, moves: Sequence[Move], inverse: Tensor, planar: bool = True
+) -> Tensor:
+    return torch.stack([f(move_by_g(x)) for move_by_g in moves]).mean(dim=0)
+
+
+def _average_ignores_planar(
+    f: Move, x: Tensor, moves: Sequence[Move], inverse: Tensor, planar: bool = True
+) -> Tensor:
+    return torch.stack([moves[int(inverse[g])](f(moves[g](x))) for g in range(len(moves))]).mean(dim=0)
 
 
 # ------------------------------------------------------------------------------------------------ checks
@@ -908,14 +1002,19 @@ def _check_points(ask: Ask) -> None:
 
 def _check_points_between(ask: Ask) -> None:
     points = _random(6, 2).abs() * 2
-    for (r, m), (height, width) in zip(
-        [*_ELEMENTS, (-1, False), (5, True)], [(7, 4), (4, 7)] * 5, strict=True
-    ):
+    for (r, m), (height, width) in zip(_ELEMENTS, [(7, 4), (4, 7)] * 4, strict=True):
         close(
             ask(points, r, m, height, width),
             move_points(points, r, m, height, width),
             f"Points between pixel centres move just as far as those on them ({_words(r, m)}, {height} "
             f"rows, {width} columns)",
+            tol=1e-6,
+        )
+    for r, m in ((-1, False), (5, True)):
+        close(
+            ask(points, r, m, 7, 4),
+            move_points(points, r, m, 7, 4),
+            f"r may be any whole number, and only r modulo 4 matters ({_words(r, m)})",
             tol=1e-6,
         )
     square = ask(points, 1, True, 6, 6)
@@ -980,6 +1079,11 @@ def _check_error_value(ask: Ask) -> None:
         (_subsampled, lambda v: v.roll(1, -1), _same),
     ):
         got = ask(f, x, move_in, move_out)
+        expect(
+            math.isfinite(got),
+            "Your error is nan or infinite, although no image's output is 0 everywhere. Take one norm for each "
+            "image, over all numbers of its output, and divide norm by norm.",
+        )
         expect(got > 0, "A map that does not commute with the move must have an error above 0.")
         close(
             got,
@@ -1098,9 +1202,13 @@ def _check_table_action(ask: Ask) -> None:
 def _check_table_open(ask: Ask) -> None:
     for elements in ((0, 1, 4), (2, 5), (7,)):
         moves = _moves(elements)
+        table, wanted = ask(moves), product_table(moves)
+        if bool((table[wanted == -1] >= 0).any()):
+            # Said before anything else is compared: what stands there may be any index, or a random one.
+            wrong("Where the product is not in the list your table names an element all the same. Write −1.")
         close(
-            ask(moves),
-            product_table(moves),
+            table,
+            wanted,
             "A product that is none of the given moves is written as −1: the list is then no group",
         )
 
@@ -1175,6 +1283,12 @@ def _check_loss_values(ask: Ask) -> None:
 
 def _check_loss_stable(ask: Ask) -> None:
     logits, target = _loss_case(3, (2, 4, 5), 5)
+    close(
+        ask(logits + 1000, target),
+        dice_cross_entropy(logits + 1000, target),
+        "Class scores around a thousand are legal: subtract the largest score before exp, or use log_softmax",
+        tol=1e-6,
+    )
     huge = 1e4 * logits
     close(
         ask(huge, target),
@@ -1302,6 +1416,14 @@ turns counter-clockwise.
             "round.",
         ),
         Misconception(
+            _move_fliplr,
+            "torch.fliplr flips axis 1, whatever the number of axes. Here the columns are the last axis: flip(-1).",
+        ),
+        Misconception(
+            _move_loop_over_r,
+            "Your loop over range(r) does nothing for a negative r. Only r modulo 4 matters: use r % 4.",
+        ),
+        Misconception(
             _move_interpolated,
             "You interpolate between pixels. On a square grid a quarter turn maps pixels onto pixels: "
             "every value must be copied as it is, or labels 3 and 7 blend into a class 5 that is not there.",
@@ -1351,6 +1473,18 @@ Write `move_points(points, r, m, height, width)`: where do annotated points lie 
             _points_off_by_one,
             "You are off by one. Pixel centres run from 0 to width − 1, so the mirror image of column 0 is "
             "column width − 1: a point at width would lie outside.",
+        ),
+        Misconception(
+            _points_loop_over_r,
+            "For a negative r your points do not turn at all: range(r) is empty. Only r modulo 4 matters.",
+        ),
+        Misconception(
+            _points_mirror_off_by_one,
+            "Your mirror is off by one: column 0 goes to column width − 1, the last there is, not to width.",
+        ),
+        Misconception(
+            _points_turn_off_by_one,
+            "Your turn is off by one: column 0 becomes row width − 1, the last there is, not row width.",
         ),
         Misconception(
             _points_clockwise,
@@ -1468,6 +1602,16 @@ $$\varepsilon = \frac1B \sum_{i=1}^{B} \frac{\lVert f(T x_i) - T' f(x_i) \rVert}
             "ratio for each image, then the mean.",
         ),
         Misconception(
+            _error_norm_over_channels,
+            "Your norm runs over the channels alone and gives one ratio for each pixel. Wanted is one norm for "
+            "each image, over all numbers of its output: flatten(1) first.",
+        ),
+        Misconception(
+            _error_number_by_number,
+            "You divide number by number. Take the norm of the difference and the norm of move_out(f(x)) of "
+            "each image first, then divide.",
+        ),
+        Misconception(
             _error_forgives_zero,
             "Your error of the zero map is 0: a map that never looks at the picture passes as perfectly "
             "equivariant. Adding a small number to the denominator hides 0/0; let it be nan.",
@@ -1524,6 +1668,10 @@ $$y_{b,o}[i,j] = \sum_{c,u,v} w_{o,c}[u,v]\; x_{b,c}\big[(i + u - \lfloor k_h/2 
             _correlate_off_centre,
             "Your kernel is not centred: its top left tap sits on the pixel. Subtract ⌊k/2⌋, so that the "
             "middle tap does.",
+        ),
+        Misconception(
+            _correlate_rolls_first_axes,
+            "You roll the axes 0 and 1, batch and channels. Rows and columns are the last two: dims=(-2, -1).",
         ),
         Misconception(
             _correlate_first_channel,
@@ -1714,8 +1862,26 @@ $$\text{CE} = -\frac{1}{N}\sum_{\text{pixels}} \log p_{\,\text{target}}, \qquad
     misconceptions=(
         Misconception(
             _loss_unstable,
-            "Your softmax overflows: exp(10⁴) is infinite. Subtract the largest score first, or use "
+            "Your exp overflows: exp(1000) is infinite. Subtract the largest score first, or use "
             "log_softmax, which does so for you.",
+        ),
+        Misconception(
+            _loss_log_of_plain_softmax,
+            "The softmax of a very low score rounds to 0, and the log of 0 is −inf. Never take the log of a "
+            "softmax: log_softmax gives it in one stable step.",
+        ),
+        Misconception(
+            _loss_softmax_twice,
+            "You hand probabilities to F.cross_entropy. It wants the raw scores and applies the softmax itself.",
+        ),
+        Misconception(
+            _loss_dice_wrong_axis,
+            "The softmax in your Dice runs along a row of pixels. The classes are axis 1.",
+        ),
+        Misconception(
+            _loss_reshaped_target,
+            "reshape does not move an axis, it cuts the same numbers into other pieces. Bring the classes of the "
+            "one-hot target to axis 1 with movedim(-1, 1).",
         ),
         Misconception(
             _loss_log_of_softmax,
@@ -1814,6 +1980,11 @@ $$\bar f(x) = \frac{1}{|G|} \sum_{g \in G} g^{-1} f(g\,x) \ \text{ if planar}, \
             "the same tissue. Move each answer back before you add.",
         ),
         Misconception(
+            _average_stacks_poses,
+            "You stack the answers in the poses in which f gave them. Move each answer back first; then all have "
+            "the shape of the picture, and their pixels show the same tissue.",
+        ),
+        Misconception(
             _average_back_with_g,
             "You move the answers on by g instead of back: that undoes mirrors and half turns, and turns a "
             "quarter turn into a half turn. Use moves[inverse[g]].",
@@ -1839,6 +2010,11 @@ $$\bar f(x) = \frac{1}{|G|} \sum_{g \in G} g^{-1} f(g\,x) \ \text{ if planar}, \
             _average_planar_always,
             "You move scores as if they were maps. With planar=False the answer has no rows and columns: "
             "nothing is to be moved back.",
+        ),
+        Misconception(
+            _average_ignores_planar,
+            "You move the answer back whatever planar says. Scores (B, K) have no rows and columns: with "
+            "planar=False leave them as they are.",
         ),
     ),
     hints=(
