@@ -502,7 +502,7 @@ def _frames(
     markup = f"""<style>{_asset("explore.css")}</style>
 <div class="ck-explore" data-explore="{mark}">
 <img class="ck-picture" src="{first_uri}" alt="{html.escape(first.alt)}" width="{width}" height="{height}">
-<noscript><p>This is the first frame of a figure that moves where scripts are allowed.</p></noscript>
+<p class="ck-still">This is the first frame of a figure that moves where scripts are allowed.</p>
 </div>
 <script type="application/json" data-explore-for="{mark}">{payload}</script>
 <script>(function () {{

@@ -60,6 +60,7 @@ def test_figures_mathematics_and_slider(book, open_page, shot):
         assert slider.get_attribute("aria-valuetext") == str(turns)
         seen.add(picture.get_attribute("src"))
     assert len(seen) == 4
+    assert page.get_by_text("first frame of a figure").count() == 0
     page.get_by_role("combobox", name="tint").select_option(label="grey")
     page.wait_for_function("document.querySelector('.ck-explore img').alt.endsWith('as grey.')")
     shot(page, "book_slider")
@@ -73,7 +74,7 @@ def test_figures_mathematics_and_slider(book, open_page, shot):
 def test_the_answer_is_folded_until_asked_for(book, open_page):
     page = open_page()
     page.goto((book / "lessons" / "01_small.html").as_uri())
-    answer = page.get_by_text("Nothing in it knows about turns.")
+    answer = page.locator("details.ck-reveal p", has_text="Nothing in it knows about turns.")
     page.get_by_role("radio", name="It follows.").check()
     assert not answer.is_visible()
     page.get_by_text("I have decided").click()

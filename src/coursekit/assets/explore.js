@@ -13,6 +13,7 @@ function coursekitExplore(root, spec, ask) {
   // cell at every key, which would happen before the slider acts on it.
   root.setAttribute("data-lm-suppress-shortcuts", "true");
   root.addEventListener("keydown", (event) => { if (root.closest(".jp-Notebook")) event.stopPropagation(); });
+  root.querySelector(".ck-still")?.remove();
   let image = root.querySelector("img");
   if (!image) root.append((image = make("img", { class: "ck-picture", alt: "" })));
   const message = make("p", { class: "ck-message", role: "alert" });
