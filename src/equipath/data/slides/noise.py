@@ -103,14 +103,14 @@ def sample(xy, scale, offsets, first=0, count=CHANNELS):
     Returns:
         float32 (count, ...), zero mean and unit variance over the plane.
     """
-    t = torch.add(offsets * (1.0 / WAVES) + 1048576.0, xy, alpha=scale / WAVES)
-    grid = (
-        t.frac_().to(torch.float32).mul_(2.0).sub_(1.0)
-    )  # whole periods leave in float64, before precision does
+    start = offsets * (1.0 / WAVES) + 1048576.0
+    t = xy.new_empty((2, *xy.shape[:-1]))  # each coordinate in one piece: several times faster than pairs
+    for k in (0, 1):
+        torch.add(start[..., k], xy[..., k], alpha=scale / WAVES, out=t[k])
+    t = t.frac_().to(torch.float32).mul_(2.0).sub_(1.0)  # whole periods leave before precision does
+    grid = t.view(2, -1).T[None, None]
     table = _table(xy.device, first, count)
-    out = F.grid_sample(
-        table, grid.reshape(1, 1, -1, 2), mode="bilinear", padding_mode="border", align_corners=True
-    )
+    out = F.grid_sample(table, grid, mode="bilinear", padding_mode="border", align_corners=True)
     return out.reshape(count, *xy.shape[:-1])
 
 

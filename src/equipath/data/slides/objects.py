@@ -256,17 +256,17 @@ class GlandSet:
 
     @staticmethod
     def depth(u, v, wave, radius, to_local):
-        """Depth below the outside of the wall in µm at local offsets (u, v); wave (N, 6), radius (N,),
-        to_local (N, 4).
+        """Depth below the outside of the wall in µm at local offsets (u, v); wave six tensors,
+        to_local four, radius one, all (N,).
         """
         rho = (u * u + v * v).sqrt() + 1e-6
         c, s = u / rho, v / rho
         c2, s2 = c * c - s * s, 2 * c * s
         c3, s3 = c2 * c - s2 * s, s2 * c + c2 * s
         c4, s4 = c2 * c2 - s2 * s2, 2 * c2 * s2
-        w = wave.unbind(-1)
+        w = wave
         edge = radius * (1 + w[0] * c2 + w[1] * s2 + w[2] * c3 + w[3] * s3 + w[4] * c4 + w[5] * s4)
-        t = to_local.unbind(-1)
+        t = to_local
         gx, gy = t[0] * c + t[2] * s, t[1] * c + t[3] * s  # gradient of rho: undoes the stretch
         return (edge - rho) / (gx * gx + gy * gy).sqrt()
 
@@ -278,7 +278,8 @@ class GlandSet:
         local = torch.from_numpy(np.einsum("nij,nj->ni", t, offset))
         parts = (torch.from_numpy(x[which]) for x in (self.waves, self.radius))
         waves, radius = parts
-        return self.depth(local[:, 0], local[:, 1], waves, radius, torch.from_numpy(t.reshape(-1, 4))).numpy()
+        turn = torch.from_numpy(t.reshape(-1, 4)).unbind(-1)
+        return self.depth(local[:, 0], local[:, 1], waves.unbind(-1), radius, turn).numpy()
 
     def wall_point(self, which, theta, inset):
         """Points (N, 2) `inset` µm inside the wall at local angle theta, and the angle of the outward

@@ -31,7 +31,7 @@ from .stain import transmit
 from .tissue import CLASS_OF, GROUND, IS_TUMOUR, MATERIAL, MATERIALS, MERGE, NUCLEI, Kind
 
 FAR = -1e3  # depth of a point that lies in no gland, µm
-CHUNK = 1 << 16  # pixels worked on at once: they fit the processor's cache
+CHUNK = 1 << 17  # pixels worked on at once: enough to hide the cost of a call, few enough for the cache
 WINDOWS = (
     4,
     5,
@@ -127,7 +127,7 @@ def _pixels(scene, item, mask, columns, rows, device):
     base = torch.from_numpy(item * (height * width) + rows[:, 0] * width + columns[:, 0]).to(device)
     inner = flat - which * (size * size)
     a = inner // size
-    return flat, which, base[which] + a * (width - size) + inner
+    return flat, which, (a * (width - size)).add_(inner).add_(base.index_select(0, which))
 
 
 def _tensor(x, device):
@@ -165,23 +165,25 @@ def _gland_maps(scene, sets, device):
                 glands.to_local.reshape(-1, 4),
                 glands.thickness[:, None],
             ]
-            a = _tensor(np.concatenate([x[some] for x in attr], 1), device)[which]
-            d = glands.depth(u.view(-1)[flat], v.view(-1)[flat], a[:, :6], a[:, 6], a[:, 7:11])
+            own = _tensor(np.concatenate([x[some] for x in attr], 1).T, device)
+            a = [x.index_select(0, which) for x in own[:11]]
+            u, v = u.view(-1).index_select(0, flat), v.view(-1).index_select(0, flat)
+            d = glands.depth(u, v, a[:6], a[6], a[7:])
             depth.scatter_reduce_(0, pixel, d, "amax")
-            won = depth[pixel] == d
-            pixel = pixel[won]
-            thickness[pixel] = a[won, 11]
-            owner[pixel] = number
+            won = (depth.index_select(0, pixel) == d).nonzero()[:, 0]
+            pixel = pixel.index_select(0, won)
+            thickness.index_copy_(0, pixel, own[11].index_select(0, which.index_select(0, won)))
+            owner.index_fill_(0, pixel, number)
     return depth, thickness, owner
 
 
 def _splat(scene, blobs, device):
-    """What nuclei add to each pixel: (B*H*W, 4) float32 coverage, haematoxylin, eosin, chromatin; and their
+    """What nuclei add to each pixel: (4, B*H*W) float32 coverage, haematoxylin, eosin, chromatin; and their
     numbers, int32.
     """
     height, width = scene.size
     count = len(scene.grids) * height * width
-    sums = torch.zeros((count, 4), device=device)
+    sums = torch.zeros((4, count), device=device)
     ids = torch.zeros(count, dtype=torch.int32, device=device)
     if blobs is None:
         return sums, ids
@@ -207,14 +209,19 @@ def _splat(scene, blobs, device):
         f += (uu - 3 * vv).mul_(u).mul_(attr[:, 0, None, None])  # a three-cornered irregularity
         mask = f < _tensor((1 + 0.5 / steep[some]) ** 2, device)[:, None, None]
         flat, which, pixel = _pixels(scene, blobs.item[some], mask, columns, rows, device)
-        f = f.view(-1)[flat].clamp_(min=0.0)
-        _, h, e, rim, chromatin, sharp, shrunk, solid = attr[which].unbind(1)
-        edge = ((1.0 - f.sqrt()) * sharp + 0.5).clamp_(0.0, 1.0)
-        cover = edge * edge * (3.0 - 2.0 * edge) * shrunk
-        density = cover * h * (1.0 + rim * (f.clamp(max=1.0) - 0.5))
-        sums.index_add_(0, pixel, torch.stack([cover * solid, density, cover * e, density * chromatin], 1))
-        name = torch.from_numpy(np.maximum(blobs.id[some], 0).astype(np.int32)).to(device)[which]
-        ids.scatter_reduce_(0, pixel, name * (f < 1.0), "amax")
+        f = f.view(-1).index_select(0, flat).clamp_(min=0.0)
+        h, e, rim, chromatin, sharp, shrunk, solid = (
+            a.index_select(0, which) for a in attr[:, 1:].T.contiguous()
+        )
+        edge = (1.0 - f.sqrt()).mul_(sharp).add_(0.5).clamp_(0.0, 1.0)
+        cover = (3.0 - 2.0 * edge).mul_(edge).mul_(edge).mul_(shrunk)
+        density = (f.clamp(max=1.0) - 0.5).mul_(rim).add_(1.0).mul_(h).mul_(cover)
+        sums[0].scatter_add_(0, pixel, cover * solid)
+        sums[1].scatter_add_(0, pixel, density)
+        sums[2].scatter_add_(0, pixel, cover * e)
+        sums[3].scatter_add_(0, pixel, density * chromatin)
+        name = torch.from_numpy(np.maximum(blobs.id[some], 0).astype(np.int32)).to(device)
+        ids.scatter_reduce_(0, pixel, name.index_select(0, which) * (f < 1.0), "amax")
     return sums, ids
 
 
@@ -251,7 +258,7 @@ def _chunks(batch, height, width):
 
 
 def _points(scene, chunk, device):
-    """Pixel centres of a chunk in the noise frame: float64 (b, rows * W, 2)."""
+    """Pixel centres of a chunk in the noise frame: float64 (b, rows * W, 2), all x before all y in memory."""
     b0, b1, r0, r1 = chunk
     height, width = scene.size
     mpp = torch.from_numpy(scene.mpp[b0:b1]).to(device)[:, None, None]
@@ -259,10 +266,10 @@ def _points(scene, chunk, device):
     c = torch.from_numpy(scene.center[b0:b1]).to(device)[:, :, None, None]
     dx = (torch.arange(width, dtype=torch.float64, device=device) - (width - 1) / 2)[None, None, :] * mpp
     dy = ((height - 1) / 2 - torch.arange(r0, r1, dtype=torch.float64, device=device))[None, :, None] * mpp
-    out = torch.empty((b1 - b0, r1 - r0, width, 2), dtype=torch.float64, device=device)
+    out = torch.empty((2, b1 - b0, r1 - r0, width), dtype=torch.float64, device=device)
     for k in (0, 1):
-        out[..., k] = (a[:, k, 0] * dx + a[:, k, 1] * dy).add_(c[:, k])
-    return out.view(b1 - b0, -1, 2)
+        torch.add(a[:, k, 0] * dx, a[:, k, 1] * dy, out=out[k]).add_(c[:, k])
+    return out.view(2, b1 - b0, -1).movedim(0, -1)
 
 
 def render_scene(scene: Scene, device):
@@ -279,7 +286,7 @@ def render_scene(scene: Scene, device):
     reach = float(scene.soft.max()) * 1.5 + 9.0
     blobs = nuclei(scene, sets, reach) if scene.coarse.min() < 1 else None
     sums, ids = _splat(scene, blobs, device)
-    sums, ids = sums.view(batch, height, width, 4), ids.view(batch, height, width)
+    sums, ids = sums.view(4, batch, height, width), ids.view(batch, height, width)
 
     image = torch.empty((batch, 3, height, width), device=device)
     label = torch.empty((batch, height, width), dtype=torch.int64, device=device)
@@ -287,13 +294,14 @@ def render_scene(scene: Scene, device):
     for chunk in _chunks(batch, height, width):
         b0, b1, r0, r1 = chunk
         mine = None if glands is None else [t[b0:b1, r0:r1].reshape(b1 - b0, -1) for t in glands]
-        nuclear = sums[b0:b1, r0:r1].reshape(b1 - b0, -1, 4)
+        nuclear = sums[:, b0:b1, r0:r1].reshape(4, b1 - b0, -1)
         rgb, top, mark = _shade(scene, chunk, sets, mine, nuclear, device)
         image[b0:b1, :, r0:r1] = rgb.view(b1 - b0, 3, r1 - r0, width)
         label[b0:b1, r0:r1] = top.view(b1 - b0, r1 - r0, width)
         artefact[b0:b1, r0:r1] = mark.view(b1 - b0, r1 - r0, width)
-    tissue = torch.from_numpy(CLASS_OF).to(device)[label]
-    tumour = torch.from_numpy(IS_TUMOUR).to(device)[label]
+    flat = label.view(-1)
+    tissue = torch.from_numpy(CLASS_OF).to(device).index_select(0, flat).view_as(label)
+    tumour = torch.from_numpy(IS_TUMOUR).to(device).index_select(0, flat).view_as(label)
     ids = ids * torch.from_numpy(scene.coarse < 1).to(device)[:, None, None]
     return image, tissue, ids, tumour, artefact, label
 
@@ -317,14 +325,17 @@ def _shade(scene, chunk, sets, glands, nuclear, device):
 
     sharp = {w: each(1.0 / np.sqrt(scene.soft**2 + w**2)) for w in set(MERGE.tolist())}
     base = MATERIAL[kind.base]
-    top = torch.full(xy.shape[:2], base, dtype=torch.int64, device=device)
+    rank = torch.zeros(xy.shape[:2], device=device)  # number of the topmost layer: a layer lies above those before it
     covers = [(base, None)]
 
     def paint(material, d, where=None):
-        inside = d > 0
-        top.masked_fill_(inside if where is None else inside & where, material)
+        inside = d.sign().mul_(len(covers))  # above 0 inside, below outside
         cover = (d * sharp[float(MERGE[material])]).add_(0.5).clamp_(0, 1)
-        covers.append((material, cover if where is None else cover * where))
+        if where is not None:
+            inside.mul_(where)
+            cover.mul_(where)
+        torch.maximum(rank, inside, out=rank)
+        covers.append((material, cover))
 
     layers = list(areas(kind, xy, m, n, p))
     half = 0.5 * float(np.sqrt(scene.soft.max() ** 2 + MERGE.max() ** 2))
@@ -334,12 +345,15 @@ def _shade(scene, chunk, sets, glands, nuclear, device):
     if glands is not None:
         depth, thickness, owner = glands
         for number, s in enumerate(sets):
-            here = owner == number
-            if len(s) and bool(here.any()):
+            here = (owner == number).float()
+            if len(s) and bool(here.max() > 0):
                 paint(MATERIAL[s.spec.wall], depth, here)
                 paint(MATERIAL[s.spec.lumen], opening(s.spec, depth, thickness, n, xy, offsets), here)
     if layers[-1][1].max() > -half:
         paint(*layers[-1])
+
+    order = torch.tensor([material for material, _ in covers], device=device)
+    top = order.index_select(0, rank.view(-1).long()).view_as(rank)
 
     # from front to back: each layer's weight is its cover times what those in front let through
     columns = [torch.from_numpy(GROUND).to(device)]
@@ -360,10 +374,13 @@ def _shade(scene, chunk, sets, glands, nuclear, device):
         fat = weights[used.index(MATERIAL["fat"])].view(-1)
         some = (fat > 0).nonzero()[:, 0]
         if len(some):
-            border = voronoi_edge(fat_points(xy, n).view(-1, 2)[some], FAT_CELL)
-            w = sharp[1.0].expand_as(top).reshape(-1)[some]
-            thick = 0.9 * (1 + 0.35 * n[2].reshape(-1)[some])
-            wall = ((thick - border) * w).add_(0.5).clamp_(0, 1) * fat[some] * (2.0 * w).clamp(max=1.0)
+            near = n[:3].view(3, -1).index_select(1, some)
+            place = torch.stack([xy[..., k].reshape(-1).index_select(0, some) for k in (0, 1)], -1)
+            border = voronoi_edge(fat_points(place, near), FAT_CELL)
+            w = sharp[1.0].view(-1).index_select(0, some // top.shape[1])
+            thick = 0.9 * (1 + 0.35 * near[2])
+            wall = ((thick - border) * w).add_(0.5).clamp_(0, 1)
+            wall *= fat.index_select(0, some) * (2.0 * w).clamp(max=1.0)
             change = table[MATERIAL["membrane"]] - table[MATERIAL["fat"]]
             ground.view(len(ground), -1).index_add_(1, some, change[:, None] * wall)
 
@@ -375,9 +392,8 @@ def _shade(scene, chunk, sets, glands, nuclear, device):
         tiny = sample(xy, 1 / 0.8, offsets * 5.0, 0, 2) * each(micro)
         rough, clumps = rough + 0.9 * tiny[0], clumps + 0.9 * tiny[1]
     along, across = fibre_coordinates(xy, m, n)
-    fibre = sample(torch.stack([along * (1 / 18.0), across], -1), 1 / 1.4, offsets * 13.0, 2, 1)[0] * each(
-        fade(4.0)
-    )
+    line = torch.stack([along.mul_(1 / 18.0), across]).movedim(0, -1)
+    fibre = sample(line, 1 / 1.4, offsets * 13.0, 2, 1)[0] * each(fade(4.0))
     gaps = sample(xy, 1 / 5.5, offsets * 11.0, 2, 1)[0]
     kept = each(fade(14.0))  # beyond what a pixel can show, gaps give way to their mean
     hole = ((gaps + 0.4 * (fibre + rough) - 0.3) * 0.9).clamp_(0, 1)
@@ -388,7 +404,7 @@ def _shade(scene, chunk, sets, glands, nuclear, device):
     dab = (ground[7] * (1 + 0.3 * rough)).mul_(solid).clamp_(min=0) if scene.dab else None
 
     # nuclei in front of the ground; where they overlap the stain does not simply add
-    cover, add_h, add_e, add_c = nuclear.unbind(-1)
+    cover, add_h, add_e, add_c = nuclear
     crowd = ((cover - 1).clamp(0, 1) * 0.25 + 1) / cover.clamp(min=1)
     clear = (1 - cover).clamp_(min=0)
     stains = [(haem * clear + (add_h + add_c * clumps) * crowd).clamp_(min=0), eosin * clear + add_e * crowd]
