@@ -638,8 +638,8 @@ show(
     three_networks(),
     alt="Three block diagrams. U-Net: feature maps shrink in an encoder and grow again in a decoder, with "
     "skip connections between maps of equal size. Mask R-CNN: a backbone, region proposals, regions cut "
-    "out at a fixed size, and three heads for class, box and mask. DeepLab: a backbone that keeps its "
-    "resolution, parallel dilated filters at rates 1, 2 and 3, joined and enlarged.",
+    "out at a fixed size, and three heads for class, box and mask. DeepLab: a backbone that shrinks a "
+    "little, then parallel dilated filters at rates 1, 2 and 3, joined and enlarged.",
 )
 
 # %% [markdown]

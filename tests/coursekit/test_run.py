@@ -249,7 +249,10 @@ def test_a_record_for_another_key_or_a_changed_file_counts_as_none(tmp_path):
 def test_an_interrupt_ends_the_kernels_and_keeps_what_was_finished(write, tmp_path):
     write("# %%\nprint('quick')\n", name="01_quick")
     write("# %%\nprint('waits')\nimport time\ntime.sleep(600)\n", name="02_long")
-    command = [sys.executable, "-c", "from coursekit.cli import main; main()", "run", "--solution", "-j", "1"]
+    # A test run in the background inherits that Ctrl-C is ignored; at a terminal it is not.
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    start += "from coursekit.cli import main; main()"
+    command = [sys.executable, "-c", start, "run", "--solution", "-j", "1"]
     command += ["--course", str(tmp_path / "course"), "--cache", str(tmp_path / "cache")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     kernels: list[psutil.Process] = []

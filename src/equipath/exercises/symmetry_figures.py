@@ -114,13 +114,13 @@ def shift_errors(
     styles = zip(("blue", "vermilion", "black", "purple"), ("o-", "s--", "^:", "d-."), strict=True)
     for (label, values), (color, style) in zip(curves.items(), styles, strict=False):
         ax.semilogy(shifts, np.maximum(values, floor), style, color=palette[color], label=label, markersize=6)
-    ax.set(xlabel="shift of the input (px)", ylabel=ylabel, ylim=(floor / 5, None))
+    ax.set(xlabel="shift of the input (px); an error of 0 stands at the lowest mark", ylabel=ylabel)
     ax.set_xticks(list(shifts))
     ax.grid(alpha=0.3)
-    ax.text(
-        shifts[-1], floor / 4, "exactly 0 is drawn at the lowest marks", ha="right", va="bottom", fontsize=8
-    )
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(curves), frameon=False)
+    if len(curves) > 1:
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(curves), frameon=False)
+    else:
+        ax.set_title(next(iter(curves)))
     return figure
 
 
