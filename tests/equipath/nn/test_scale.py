@@ -269,6 +269,7 @@ def test_sigma_modes():
     torch.testing.assert_close(free.to_plain()(x), y, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_moves_sigma_to_where_the_picture_is():
     # the target was made with σ = 1.4; a layer that starts at 1 finds it by gradients alone
     torch.manual_seed(0)
