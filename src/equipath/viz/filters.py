@@ -165,7 +165,12 @@ def regular_filters(weight: Tensor | None = None, group: Group | str = P4) -> Fi
 
 
 def ring_filters(kernel_sizes: Sequence[int] = (3, 5, 7, 9, 11), seed: int = 1) -> Figure:
-    """The rings of SRE filters of several sizes, with their numbers of taps, above a filter with random weights."""
+    """The rings of SRE filters, with their numbers of taps, above filters with random weights a ring.
+
+    Args:
+        kernel_sizes: odd sides in pixels.
+        seed: of the random weights.
+    """
     widest = max(kernel_sizes)
     figure = _figure(1.62 * len(kernel_sizes) + 0.6, 3.9)
     axes = figure.subplots(2, len(kernel_sizes), squeeze=False)
@@ -197,8 +202,13 @@ def ring_filters(kernel_sizes: Sequence[int] = (3, 5, 7, 9, 11), seed: int = 1) 
 def steerable_kernels(kernel_size: int = 7, ring: int = 2) -> Figure:
     """One ring of each kind of kernel between scalar and vector fields, for O(2), and what SO(2) adds.
 
-    Colour shows a scalar kernel. Arrows show the vector that a spot makes (scalar to vector), the vector that
-    is read (vector to scalar), and what becomes of a vector that points right (vector to vector).
+    Colour shows a scalar kernel. Arrows show, for each place around the centre, the vector that a bright
+    pixel there adds to the answer (scalar to vector), the direction in which a vector there counts (vector to
+    scalar), and what a vector there adds if it points right (vector to vector).
+
+    Args:
+        kernel_size: odd side in pixels, from 3 up.
+        ring: which of the rings is shown, from 1 (next to the centre) to (kernel_size - 1) / 2.
     """
     radii, _ = ring_profiles(kernel_size)
     if not 1 <= ring < len(radii):

@@ -13,6 +13,7 @@ from equipath.kernels.gaussian import gaussian_basis
 from equipath.nn.group import GroupConv2d, LiftingConv2d
 from equipath.nn.scale import DISCOConv2d
 from equipath.nn.sre import SREConv2d
+from equipath.nn.steerable import SteerableConv2d
 from equipath.viz import filters
 
 FIGURES = {
@@ -85,6 +86,22 @@ def test_steerable_arrows_point_where_the_kernel_says():
         p, q = wanted(x, y)
         assert np.allclose(u * q, v * p, atol=1e-12)  # along the same line
         assert (u * p + v * q > 0).all()  # and the same way
+
+
+def test_an_arrow_is_what_the_centre_receives():
+    layer = SteerableConv2d(1, (0, 1), 7, padding=3, bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([0.0, 1.0, 0.0]))  # the second ring
+        spot = torch.zeros(1, 1, 7, 7, dtype=torch.float64)
+        spot[..., 3, 5] = 1  # two pixels right of the centre
+        x, y = layer(spot)[0, :, 3, 3].tolist()
+    (arrows,) = [
+        c for c in filters.steerable_kernels(7, 2).axes[1].get_children() if type(c).__name__ == "Quiver"
+    ]
+    (place,) = [n for n, at in enumerate(np.asarray(arrows.XY).tolist()) if at == [2.0, 0.0]]
+    assert x > 0.1
+    assert abs(y) < 1e-12
+    assert arrows.U[place] > 0.9  # drawn relative to the longest
 
 
 def test_scales_are_drawn_at_their_own_size():
