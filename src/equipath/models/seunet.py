@@ -94,6 +94,14 @@ def scale_ensemble(logits: Tensor, strategy: str = "P_Ens") -> Tensor:
     return (p * torch.softmax(distance, 1)[:, None]).sum(2)
 
 
+def _check(network: nn.Module, **values: int) -> None:
+    for label, value in values.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"{type(network).__name__} needs {label} as a whole number from 1 up; got {value!r}"
+            )
+
+
 class _ScaleUNet(nn.Module):
     """The backbone: what convolves and what answers are given, the rest is the same for every network."""
 
@@ -105,11 +113,6 @@ class _ScaleUNet(nn.Module):
         head: nn.Module, norm_scales: int | None, pad_to_valid: bool,
     ) -> None:  # fmt: skip
         super().__init__()
-        for label, value in (("in_channels", in_channels), ("width", width), ("depth", depth)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"{type(self).__name__} needs {label} as a whole number from 1 up; got {value!r}"
-                )
         self.depth, self.pad_to_valid = depth, pad_to_valid
         self.sizes = SizeContract(2**depth, 0, 2**depth)
         widths = [width * 2**level for level in range(depth + 1)]
@@ -262,8 +265,8 @@ class SEUNet(_ScaleUNet):
         norm: str = "shared",
         pad_to_valid: bool = False,
     ) -> None:
-        if not isinstance(scales, int) or scales < 1:
-            raise ValueError(f"SEUNet needs scales as a whole number from 1 up; got {scales!r}")
+        _check(self, in_channels=in_channels, out_channels=out_channels, width=width)
+        _check(self, scales=scales, depth=depth)
         if norm not in ("shared", "separate"):
             raise ValueError(f"norm is {norm!r}; the choices are 'shared' and 'separate'")
         if sigmas is None:
@@ -317,6 +320,7 @@ class _ProjectedUNet(_ScaleUNet):
         self, in_channels: int, out_channels: int, width: int, depth: int, first: Convolution,
         layer: Convolution, projection: str, pad_to_valid: bool,
     ) -> None:  # fmt: skip
+        _check(self, in_channels=in_channels, out_channels=out_channels, width=width, depth=depth)
         head = nn.Sequential(ScaleProjection(projection), nn.Conv2d(width, out_channels, 1))
         super().__init__(in_channels, width, depth, first, layer, head, None, pad_to_valid)
 
