@@ -7,11 +7,19 @@ order of the sum.
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from equipath.groups import P4M, Group
 from equipath.groups import group as named_group
+
+
+def _act_unchecked(x: Tensor, element: int) -> Tensor:
+    """``Group.act`` by flips and transposes alone, which every runtime has."""
+    x = x.flip(-1) if element >= 4 else x
+    turns = element % 4
+    if turns == 2:
+        return x.flip(-2, -1)
+    return x.transpose(-2, -1).flip(-2 if turns == 1 else -1) if turns else x
 
 
 class TestTimeAverage(nn.Module):
@@ -29,6 +37,7 @@ class TestTimeAverage(nn.Module):
         probabilities, not
             logits.
 
+    >>> import torch
     >>> net = TestTimeAverage(nn.Conv2d(3, 2, 3, padding=1), "p4")
     >>> net(torch.zeros(1, 3, 8, 8)).shape
     torch.Size([1, 2, 8, 8])
@@ -55,15 +64,22 @@ class TestTimeAverage(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._average(x, self.group.act)
+
+    def body(self, x: Tensor) -> Tensor:
+        """The same without looking at shapes: what ``export`` traces."""
+        return self._average(x, _act_unchecked)
+
+    def _average(self, x: Tensor, act: Callable[[Tensor, int], Tensor]) -> Tensor:
         total = None
         for a in range(self.group.order):
-            y = self.model(self.group.act(x, a))
+            y = self.model(act(x, a))
             if self.activation is not None:
                 y = self.activation(y)
             if self.output_field == "planar":
-                y = self.group.act(y, self.group.inverse(a))
+                y = act(y, self.group.inverse(a))
             total = y if total is None else total + y
-        assert isinstance(total, torch.Tensor)
+        assert total is not None  # for type checkers: a group has an element
         return total / self.group.order
 
     def extra_repr(self) -> str:

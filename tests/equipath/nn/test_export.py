@@ -14,6 +14,7 @@ from equipath.models.gunet import GUNet
 from equipath.models.resnet import E2CNNResNet18, ResNet18, SREResNet18
 from equipath.models.seunet import DISCOUNet, SESNUNet, SEUNet
 from equipath.models.steerable_unet import SteerableUNet
+from equipath.models.tta import TestTimeAverage
 from equipath.models.unet import UNet
 from equipath.nn.group import GroupBatchNorm2d, GroupConv2d, GroupPool, LiftingConv2d
 from equipath.nn.steerable import NormReLU
@@ -49,6 +50,8 @@ NETWORKS = {
     ),
     "densenet plain": (lambda: DenseNet(2, 1, 2), (96, 96)),
     "densenet p4": (lambda: P4DenseNet(2, 1, 1), (96, 96)),
+    "averaged": (lambda: TestTimeAverage(UNet(2, 1, 2, 2), activation=torch.sigmoid), (12, 16)),
+    "averaged answer": (lambda: TestTimeAverage(ResNet18(2, 3, 2), "p4"), (16, 24)),
     "plain": (lambda: UNet(2, 1, 2, 2), (12, 16)),
     "plain 3": (lambda: UNet(2, 1, 2, 2, pooling=3, norm="group"), (13, 17)),
     "resnet": (lambda: ResNet18(2, 3, 2), (16, 24)),
@@ -63,7 +66,7 @@ NETWORKS = {
     "scale disco": (lambda: DISCOUNet(2, 2, 1, 1, scales=(1, 2)), (12, 16)),
 }
 ONNX = [
-    "gunet p4m 2", "gunet p4 3", "densenet", "sequence", "plain", "resnet", "resnet rings", "steerable gate",
+    "gunet p4m 2", "gunet p4 3", "densenet", "sequence", "plain", "averaged", "resnet", "resnet rings", "steerable gate",
     "steerable norm", "scale",
 ]  # fmt: skip
 
