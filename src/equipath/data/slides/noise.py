@@ -53,6 +53,16 @@ def random_rows():
         return unit(_mix(_mix(k + np.uint64(77)) * _GOLDEN + k)).reshape(65536, 12)
 
 
+@lru_cache(maxsize=1)
+def _first_column():
+    return random_rows()[:, 0].copy()
+
+
+def first_attribute(h):
+    """The first of the numbers that `attributes` gives (N,): cheap, for a choice of whose others are wanted."""
+    return _first_column()[(h & np.uint64(0xFFFF)).astype(np.int64)]
+
+
 def attributes(h):
     """Rows (N, 12) of uniform numbers for N hashes."""
     return random_rows()[(h & np.uint64(0xFFFF)).astype(np.int64)]

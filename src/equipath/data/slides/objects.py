@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .noise import PERIOD, attributes, hash_lattice, sample, scattered
+from .noise import PERIOD, attributes, first_attribute, hash_lattice, sample, scattered
 from .tissue import MATERIAL, MATERIALS, NUCLEI, NUCLEUS, Glands, Kind
 
 _LOOK = np.array(
@@ -380,20 +380,30 @@ def nuclei(scene, gland_sets, margin):
         for name, (probability, nucleus) in population.where.items():
             chance[MATERIAL[name]], types[MATERIAL[name]] = probability, NUCLEUS[nucleus]
         item, i, j, xy = lattice_points(scene, population.spacing, margin)
-        h = attributes(hash_lattice(scene.seeds[item], i, j, salt=20 + k))
-        keep = h[:, 0] < chance.max()
-        item, i, j, xy, h = item[keep], i[keep], j[keep], xy[keep], h[keep]
+        code = hash_lattice(scene.seeds[item], i, j, salt=20 + k)
+        luck = first_attribute(code)
+        keep = luck < chance.max()
+        item, i, j, xy, code, luck = item[keep], i[keep], j[keep], xy[keep], code[keep], luck[keep]
         if not len(item):
             continue
+        blood = MATERIAL["blood"]
         top = material_at(scene, item, xy)
-        inside = np.zeros(len(item), dtype=bool)
+        keep = luck < np.maximum(chance[top], chance[blood])  # the others have no chance in a vessel either
+        item, i, j, xy, code, luck = item[keep], i[keep], j[keep], xy[keep], code[keep], luck[keep]
+        top = top[keep]
+        inside, flows = np.zeros(len(item), dtype=bool), np.zeros(len(item), dtype=bool)
+        drawn = luck < chance[top]  # the rest lives in blood only
         for glands in gland_sets:
-            depth = glands.deepest(item, xy, 2.0)
-            inside |= depth > -2.0
-            if glands.spec.lumen == "blood":
-                top[depth > glands.spec.thickness[1] + 1.5] = MATERIAL["blood"]
-        keep = (h[:, 0] < chance[top]) & (~inside | (top == MATERIAL["blood"]))
-        item, i, j, xy, h, top = item[keep], i[keep], j[keep], xy[keep], h[keep], top[keep]
+            vessel = glands.spec.lumen == "blood" and chance[blood] > 0
+            some = np.arange(len(item)) if vessel else np.nonzero(drawn)[0]
+            depth = glands.deepest(item[some], xy[some], 2.0)
+            inside[some] |= depth > -2.0
+            if vessel:
+                flows[some] |= depth > glands.spec.thickness[1] + 1.5
+        top[flows] = blood
+        keep = (luck < chance[top]) & (~inside | flows)
+        item, i, j, xy, top = item[keep], i[keep], j[keep], xy[keep], top[keep]
+        h = attributes(code[keep])
         in_fat = top == MATERIAL["fat"]
         if in_fat.any():  # fat cells have their nuclei at the wall
             points = torch.from_numpy(xy[in_fat])

@@ -122,12 +122,14 @@ def _pixels(scene, item, mask, columns, rows, device):
         ok_c = torch.from_numpy((columns >= 0) & (columns < width)).to(device)
         mask = mask & ok_r[:, :, None] & ok_c[:, None, :]
     size = mask.shape[1]
+    mask = mask.view(len(mask), -1)
     flat = mask.view(-1).nonzero()[:, 0]
-    which = flat // (size * size)
+    number = torch.arange(len(mask), device=device)
+    which = number.repeat_interleave(mask.sum(1), output_size=len(flat))
     base = torch.from_numpy(item * (height * width) + rows[:, 0] * width + columns[:, 0]).to(device)
-    inner = flat - which * (size * size)
-    a = inner // size
-    return flat, which, (a * (width - size)).add_(inner).add_(base.index_select(0, which))
+    step = (width * torch.arange(size, device=device)[:, None] + torch.arange(size, device=device)).view(-1)
+    inner = flat - (number * (size * size)).index_select(0, which)  # no division for every pixel
+    return flat, which, step.index_select(0, inner).add_(base.index_select(0, which))
 
 
 def _tensor(x, device):
@@ -298,7 +300,8 @@ def render_scene(scene: Scene, device):
         rgb, top, mark = _shade(scene, chunk, sets, mine, nuclear, device)
         image[b0:b1, :, r0:r1] = rgb.view(b1 - b0, 3, r1 - r0, width)
         label[b0:b1, r0:r1] = top.view(b1 - b0, r1 - r0, width)
-        artefact[b0:b1, r0:r1] = mark.view(b1 - b0, r1 - r0, width)
+        if mark is not None:
+            artefact[b0:b1, r0:r1] = mark.view(b1 - b0, r1 - r0, width)
     flat = label.view(-1)
     tissue = torch.from_numpy(CLASS_OF).to(device).index_select(0, flat).view_as(label)
     tumour = torch.from_numpy(IS_TUMOUR).to(device).index_select(0, flat).view_as(label)
@@ -307,7 +310,7 @@ def render_scene(scene: Scene, device):
 
 
 def _shade(scene, chunk, sets, glands, nuclear, device):
-    """Colour (b, 3, N), material (b, N) and artefact (b, N) of a chunk of pixels."""
+    """Colour (b, 3, N), material (b, N) and artefact (b, N), or None for none, of a chunk of pixels."""
     kind, items = scene.kind, slice(chunk[0], chunk[1])
     xy = _points(scene, chunk, device)
     p = {k: torch.from_numpy(v[items]).to(device)[:, None] for k, v in scene.params.items()}
@@ -325,7 +328,7 @@ def _shade(scene, chunk, sets, glands, nuclear, device):
 
     sharp = {w: each(1.0 / np.sqrt(scene.soft**2 + w**2)) for w in set(MERGE.tolist())}
     base = MATERIAL[kind.base]
-    rank = torch.zeros(xy.shape[:2], device=device)  # number of the topmost layer: a layer lies above those before it
+    rank = torch.zeros(xy.shape[:2], device=device)  # the topmost layer's number, which grows upwards
     covers = [(base, None)]
 
     def paint(material, d, where=None):
@@ -338,9 +341,12 @@ def _shade(scene, chunk, sets, glands, nuclear, device):
         covers.append((material, cover))
 
     layers = list(areas(kind, xy, m, n, p))
-    half = 0.5 * float(np.sqrt(scene.soft.max() ** 2 + MERGE.max() ** 2))
+
+    def reaches(material, d):  # any of its softened edge
+        return bool(d.max() > -0.51 * np.sqrt(scene.soft.max() ** 2 + MERGE[material] ** 2))
+
     for material, d in layers[:-1]:
-        if d.max() > -half:
+        if reaches(material, d):
             paint(material, d)
     if glands is not None:
         depth, thickness, owner = glands
@@ -349,7 +355,7 @@ def _shade(scene, chunk, sets, glands, nuclear, device):
             if len(s) and bool(here.max() > 0):
                 paint(MATERIAL[s.spec.wall], depth, here)
                 paint(MATERIAL[s.spec.lumen], opening(s.spec, depth, thickness, n, xy, offsets), here)
-    if layers[-1][1].max() > -half:
+    if reaches(*layers[-1]):
         paint(*layers[-1])
 
     order = torch.tensor([material for material, _ in covers], device=device)
@@ -411,7 +417,7 @@ def _shade(scene, chunk, sets, glands, nuclear, device):
     if dab is not None:
         stains.append(dab * clear)
 
-    thick, mark, pen = _artefacts(scene, items, xy, m, n, p, each)
+    thick, mark, pen = _artefacts(scene, items, xy, m, n, p)
     vectors = torch.from_numpy(
         np.stack([s.stain.vectors for s in scene.slides[items]]).astype(np.float32)
     ).to(device)
@@ -438,28 +444,33 @@ def _shade(scene, chunk, sets, glands, nuclear, device):
     return rgb, top, mark
 
 
-def _artefacts(scene, items, xy, m, n, p, each):
-    """Folds and pen: how much thicker the section is (b, N) or None, artefact labels, and the light the ink
-    lets through or None.
+def _artefacts(scene, items, xy, m, n, p):
+    """Folds and pen: how much thicker the section is (b, N), artefact labels (b, N) and the light that ink
+    lets through (b, 3, N); None for what no item has.
     """
-    mark = torch.zeros(xy.shape[:2], dtype=torch.int64, device=xy.device)
-    thick = pen = None
-    if scene.params["fold_half"][items].max() > 0:
-        d = (
-            p["fold_half"]
-            - (
-                xy[..., 0] * p["fold_x"] + xy[..., 1] * p["fold_y"] - p["fold_at"] + 60.0 * m[2] + 3.0 * n[0]
-            ).abs()
-        )
-        d = d.float()
-        thick = 1 + 0.9 * (d * each(1 / scene.soft)).add_(0.5).clamp_(0, 1)
-        mark.masked_fill_(d > 0, 1)
-    if scene.params["pen_half"][items].max() > 0:
-        r = ((xy[..., 0] - p["pen_x"]) ** 2 + (xy[..., 1] - p["pen_y"]) ** 2).sqrt() + 90.0 * m[1]
-        d = (p["pen_half"] * (1 + 0.25 * m[0]).clamp(min=0.2) - (r - p["pen_r"]).abs() + 4.0 * n[1]).float()
-        ink = (d * each(1 / (scene.soft + 6.0))).add_(0.5).clamp_(0, 1) * (1 + 0.15 * n[2])
+    thick = mark = pen = None
+    shape, device = xy.shape[:2], xy.device
+    soft = torch.from_numpy(scene.soft[items].astype(np.float32)).to(device)[:, None]
+    folded = torch.from_numpy(np.nonzero(scene.params["fold_half"][items] > 0)[0]).to(device)
+    inked = torch.from_numpy(np.nonzero(scene.params["pen_half"][items] > 0)[0]).to(device)
+    if len(folded) or len(inked):
+        mark = torch.zeros(shape, dtype=torch.int64, device=device)
+    if len(folded):  # few slides have one: the rest of the batch is left alone
+        half, ax, ay, at = (p["fold_" + k][folded] for k in ("half", "x", "y", "at"))
+        x, y = xy[folded, :, 0], xy[folded, :, 1]
+        d = (half - (x * ax + y * ay - at + 60.0 * m[2, folded] + 3.0 * n[0, folded]).abs()).float()
+        thick = torch.ones(shape, device=device)
+        thick[folded] += 0.9 * (d * (1 / soft[folded])).add_(0.5).clamp_(0, 1)
+        mark[folded] = (d > 0).long()
+    if len(inked):
+        half, ax, ay, at = (p["pen_" + k][inked] for k in ("half", "x", "y", "r"))
+        x, y = xy[inked, :, 0], xy[inked, :, 1]
+        r = ((x - ax) ** 2 + (y - ay) ** 2).sqrt() + 90.0 * m[1, inked]
+        d = (half * (1 + 0.25 * m[0, inked]).clamp(min=0.2) - (r - at).abs() + 4.0 * n[1, inked]).float()
+        ink = (d * (1 / (soft[inked] + 6.0))).add_(0.5).clamp_(0, 1) * (1 + 0.15 * n[2, inked])
         colour = np.stack([s.pen for s in scene.slides[items]]).astype(np.float32)
-        density = torch.from_numpy(colour).to(xy.device)[:, :, None] * ink[:, None]
-        pen = (density * -2.302585).exp_()
-        mark.masked_fill_(d > 0, 2)
+        density = torch.from_numpy(colour).to(device)[inked][:, :, None] * ink[:, None]
+        pen = torch.ones((shape[0], 3, shape[1]), device=device)
+        pen[inked] = (density * -2.302585).exp_()
+        mark[inked] = mark[inked].masked_fill(d > 0, 2)
     return thick, mark, pen

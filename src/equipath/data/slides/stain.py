@@ -55,10 +55,12 @@ def transmit(concentrations, vectors, white):
     """Light through stain: concentrations (S, B, N), vectors (B, S, 3), white (B, 3) -> float32 (B, 3, N) in
     [0, 1].
     """
-    out = []
+    absorb = vectors * -2.302585  # 10 ** -x is exp(-2.302585 x)
+    out = concentrations[0].new_empty((len(white), 3, concentrations[0].shape[1]))
     for channel in range(3):
-        density = sum(
-            c * v[:, None] for c, v in zip(concentrations, vectors[:, :, channel].unbind(1), strict=True)
-        )
-        out.append(density.mul_(-2.302585).exp_().mul_(white[:, channel, None]))
-    return torch.stack(out, 1).clamp_(0, 1)
+        light = out[:, channel]
+        torch.mul(concentrations[0], absorb[:, 0, channel, None], out=light)
+        for c, v in zip(concentrations[1:], absorb[:, 1:, channel].unbind(1), strict=True):
+            light.addcmul_(c, v[:, None])
+        light.exp_().mul_(white[:, channel, None])
+    return out.clamp_(0, 1)
