@@ -371,10 +371,10 @@ def _shade(scene, chunk, sets, glands, nuclear, device):
     weights = torch.zeros((len(used), *top.shape), device=device)
     left = torch.ones(top.shape, device=device)
     for material, cover in reversed(covers):
-        weight = left if cover is None else left * cover
-        weights[used.index(material)] += weight
+        weight = left if cover is None else cover.mul_(left)
+        weights[used.index(material)].add_(weight)
         if cover is not None:
-            left = left - weight
+            left.sub_(weight)
     ground = (table[used].T @ weights.view(len(used), -1)).view(-1, *top.shape)
     if MATERIAL["fat"] in used:
         fat = weights[used.index(MATERIAL["fat"])].view(-1)
@@ -392,28 +392,28 @@ def _shade(scene, chunk, sets, glands, nuclear, device):
 
     # texture
     fine, micro = fade(7.0), fade(2.2)
-    grain = sample(xy, 1 / 2.6, offsets * 3.0, 0, 2) * each(fine)
-    rough, clumps = grain[0], 0.35 * grain[1]
+    grain = sample(xy, 1 / 2.6, offsets * 3.0, 0, 2).mul_(each(fine))
+    rough, clumps = grain[0], grain[1].mul_(0.35)
     if micro[items].max() > 0:
-        tiny = sample(xy, 1 / 0.8, offsets * 5.0, 0, 2) * each(micro)
-        rough, clumps = rough + 0.9 * tiny[0], clumps + 0.9 * tiny[1]
+        grain.add_(sample(xy, 1 / 0.8, offsets * 5.0, 0, 2).mul_(each(micro)), alpha=0.9)
     along, across = fibre_coordinates(xy, m, n)
     line = torch.stack([along.mul_(1 / 18.0), across]).movedim(0, -1)
-    fibre = sample(line, 1 / 1.4, offsets * 13.0, 2, 1)[0] * each(fade(4.0))
+    fibre = sample(line, 1 / 1.4, offsets * 13.0, 2, 1)[0].mul_(each(fade(4.0)))
     gaps = sample(xy, 1 / 5.5, offsets * 11.0, 2, 1)[0]
     kept = each(fade(14.0))  # beyond what a pixel can show, gaps give way to their mean
-    hole = ((gaps + 0.4 * (fibre + rough) - 0.3) * 0.9).clamp_(0, 1)
-    hole = (hole * hole * (3.0 - 2.0 * hole)) * kept + 0.32 * (1 - kept)
-    solid = 1 - ground[6] * hole
-    haem = (ground[0] + ground[1] * rough + ground[2] * fibre).mul_(solid).clamp_(min=0)
-    eosin = (ground[3] + ground[4] * rough + ground[5] * fibre).mul_(solid).clamp_(min=0)
+    hole = (fibre + rough).mul_(0.4).add_(gaps).sub_(0.3).mul_(0.9).clamp_(0, 1)
+    hole = (3.0 - 2.0 * hole).mul_(hole).mul_(hole).mul_(kept).add_(0.32 * (1 - kept))
+    solid = hole.mul_(ground[6]).neg_().add_(1)
+    haem = (ground[1] * rough).add_(ground[0]).addcmul_(ground[2], fibre).mul_(solid).clamp_(min=0)
+    eosin = (ground[4] * rough).add_(ground[3]).addcmul_(ground[5], fibre).mul_(solid).clamp_(min=0)
     dab = (ground[7] * (1 + 0.3 * rough)).mul_(solid).clamp_(min=0) if scene.dab else None
 
     # nuclei in front of the ground; where they overlap the stain does not simply add
     cover, add_h, add_e, add_c = nuclear
-    crowd = ((cover - 1).clamp(0, 1) * 0.25 + 1) / cover.clamp(min=1)
+    crowd = (cover - 1).clamp_(0, 1).mul_(0.25).add_(1).div_(cover.clamp(min=1))
     clear = (1 - cover).clamp_(min=0)
-    stains = [(haem * clear + (add_h + add_c * clumps) * crowd).clamp_(min=0), eosin * clear + add_e * crowd]
+    nuclear_h = (add_c * clumps).add_(add_h).mul_(crowd)
+    stains = [nuclear_h.addcmul_(haem, clear).clamp_(min=0), (add_e * crowd).addcmul_(eosin, clear)]
     if dab is not None:
         stains.append(dab * clear)
 
