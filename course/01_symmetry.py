@@ -42,7 +42,7 @@
 # network, and an average that makes any network follow every move exactly.
 #
 # **You need**: Python functions, tensors and their axes, and a first idea of what a neural network
-# is. Two hours, the two written questions included; 1.6 GB of memory; nothing is downloaded.
+# is. Two hours to two and a half; up to 1.6 GB of memory; nothing is downloaded.
 #
 # **How it works**: after each exercise, `check` tells you whether your function is right, or what is wrong;
 # as often as you like. `hint` gives a nudge, then more. `grade` is what counts: 19 points for eight
@@ -409,6 +409,7 @@ for name, f in {
 #
 # - `x`: float tensor (B, C, H, W). `w`: float tensor (O, C, k_h, k_w), same dtype; k_h and k_w are odd, may
 #   differ, and are no larger than H and W.
+# - The sum runs over all channels c and all taps: u = 0 … k_h − 1, v = 0 … k_w − 1.
 # - Returns `y`: (B, O, H, W), dtype as in `x`. Neither input is changed.
 
 
@@ -991,6 +992,10 @@ print(
     "average_over_group  against equipath.models.tta:   "
     f"{(averaged(network)(test_images) - by_library).abs().max():.1e} apart"
 )
+
+
+# %% [markdown]
+# The same numbers, but not the same time. One layer, three ways:
 
 
 # %%

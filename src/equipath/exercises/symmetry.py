@@ -260,6 +260,10 @@ def _points_turn_off_by_one(points: Tensor, r: int, m: bool, height: int, width:
     return torch.stack([row, col], dim=1)
 
 
+def _points_ignore_mirror(points: Tensor, r: int, m: bool, height: int, width: int) -> Tensor:
+    return move_points(points, r, False, height, width)
+
+
 # ------------------------------------------------------------------------------- 3. equivariance_error
 
 
@@ -360,6 +364,25 @@ def _error_norm_over_channels(f: Move, x: Tensor, move_in: Move, move_out: Move)
 def _error_number_by_number(f: Move, x: Tensor, move_in: Move, move_out: Move) -> float:
     a, b = f(move_in(x)), move_out(f(x))
     return float(((a - b).abs() / b.abs()).mean())
+
+
+def _error_summed(f: Move, x: Tensor, move_in: Move, move_out: Move) -> float:
+    return equivariance_error(f, x, move_in, move_out) * len(x)
+
+
+def _error_of_absolute_values(f: Move, x: Tensor, move_in: Move, move_out: Move) -> float:
+    a, b = f(move_in(x)).flatten(1), move_out(f(x)).flatten(1)
+    return float(((a - b).abs().sum(1) / b.abs().sum(1)).mean())
+
+
+def _error_divides_by_moved(f: Move, x: Tensor, move_in: Move, move_out: Move) -> float:
+    a, b = f(move_in(x)), move_out(f(x))
+    return _ratio(a - b, a)
+
+
+def _error_forgets_move_in(f: Move, x: Tensor, move_in: Move, move_out: Move) -> float:
+    a, b = f(x), move_out(f(x))
+    return _ratio(a - b, b)
 
 
 # ------------------------------------------------------------------------------------------ 4. correlate
@@ -1479,6 +1502,9 @@ Write `move_points(points, r, m, height, width)`: where do annotated points lie 
             "For a negative r your points do not turn at all: range(r) is empty. Only r modulo 4 matters.",
         ),
         Misconception(
+            _points_ignore_mirror, "Your points turn but never mirror. If m is true, mirror left-right first."
+        ),
+        Misconception(
             _points_mirror_off_by_one,
             "Your mirror is off by one: column 0 goes to column width − 1, the last there is, not to width.",
         ),
@@ -1607,6 +1633,22 @@ $$\varepsilon = \frac1B \sum_{i=1}^{B} \frac{\lVert f(T x_i) - T' f(x_i) \rVert}
             "each image, over all numbers of its output: flatten(1) first.",
         ),
         Misconception(
+            _error_summed, "You add up the ratios of the images. Wanted is their mean over the batch."
+        ),
+        Misconception(
+            _error_of_absolute_values,
+            "You add absolute values. The norm is the Euclidean one: the root of the sum of squares.",
+        ),
+        Misconception(
+            _error_divides_by_moved,
+            "You divide by the norm of f(move_in(x)). The one to divide by is that of move_out(f(x)).",
+        ),
+        Misconception(
+            _error_forgets_move_in,
+            "You compare move_out(f(x)) with f(x): nothing has moved the input. One of the two roads is "
+            "f(move_in(x)).",
+        ),
+        Misconception(
             _error_number_by_number,
             "You divide number by number. Take the norm of the difference and the norm of move_out(f(x)) of "
             "each image first, then divide.",
@@ -1644,6 +1686,7 @@ $$y_{b,o}[i,j] = \sum_{c,u,v} w_{o,c}[u,v]\; x_{b,c}\big[(i + u - \lfloor k_h/2 
 
 - `x`: float tensor (B, C, H, W). `w`: float tensor (O, C, k_h, k_w), same dtype; k_h and k_w are odd, may
   differ, and are no larger than H and W.
+- The sum runs over all channels c and all taps: u = 0 … k_h − 1, v = 0 … k_w − 1.
 - Returns `y`: (B, O, H, W), dtype as in `x`. Neither input is changed.
 """.strip(),
     reference=correlate,

@@ -30,15 +30,17 @@ def eight_poses(poses: Sequence[Tensor], labels: Sequence[str], um_per_px: float
 def points_on_tiles(
     tiles: Sequence[Tensor], points: Sequence[Tensor], titles: Sequence[str], um_per_px: float
 ) -> Figure:
-    """Tiles (3, H, W) side by side with their points (N, 2), given as (row, column) of pixel centres."""
+    """Tiles (3, H, W) side by side with their points (N, 2), both in rows and columns of pixels from the top."""
     widths = [tile.shape[-1] for tile in tiles]
     figure, axes = plt.subplots(1, len(tiles), figsize=(9.5, 4.4), width_ratios=widths, layout="constrained")
     for ax, tile, p, title in zip(axes, tiles, points, titles, strict=True):
-        tissue(ax, tile, um_per_px=um_per_px, title=title)
-        row, col = (p.numpy() + 0.5).T * um_per_px
-        height = tile.shape[-2] * um_per_px
-        ax.plot(col, height - row, "+", color="black", mew=3.5, ms=11)
-        ax.plot(col, height - row, "+", color=palette["yellow"], mew=1.8, ms=10)
+        ax.imshow(tile.movedim(0, -1).numpy())
+        row, col = p.numpy().T
+        ax.plot(col, row, "+", color="black", mew=3.5, ms=11)
+        ax.plot(col, row, "+", color=palette["yellow"], mew=1.8, ms=10)
+        ax.set(xlabel="column (px)", ylabel="row (px)", title=title)
+        ax.set(xlim=(-0.5, tile.shape[-1] - 0.5), ylim=(tile.shape[-2] - 0.5, -0.5))
+        scale_bar(ax, um_per_px)
     return figure
 
 

@@ -62,8 +62,9 @@ def test_points_lie_on_the_pixel_centres():
     points = torch.tensor([[0.0, 0.0], [5.0, 9.0]])
     figure = draw.points_on_tiles([tile, tile], [points, points], ["one", "two"], um_per_px=2.0)
     x, y = figure.axes[0].lines[-1].get_data()
-    # µm, y up: pixel (0, 0) is the top left one of 6 rows of 2 µm.
-    assert np.allclose(np.stack([x, y]), [[1.0, 19.0], [11.0, 1.0]])
+    assert np.allclose(np.stack([x, y]), [[0.0, 9.0], [0.0, 5.0]])
+    left, right, bottom, top = figure.axes[0].images[0].get_extent()
+    assert (left, right, bottom, top) == (-0.5, 9.5, 5.5, -0.5)  # pixel (0, 0) is centred on 0, at the top
 
 
 def test_an_error_of_zero_stands_at_the_lowest_mark():
