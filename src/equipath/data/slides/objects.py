@@ -190,6 +190,14 @@ def lattice_points(scene, spacing, margin):
     return item, lo[item, 0] + ii, lo[item, 1] + jj, np.stack([x[near], y[near]], -1)
 
 
+def near_grid(scene, item, xy, margin):
+    """Whether points (N, 2) lie within `margin` µm, one number or (N,), of the grids of batch items (N,)."""
+    height, width = scene.size
+    local = np.abs(np.einsum("nij,ni->nj", scene.matrix[item], xy - scene.center[item]))
+    mpp = scene.mpp[item]
+    return (local[:, 0] <= width * mpp / 2 + margin) & (local[:, 1] <= height * mpp / 2 + margin)
+
+
 def _key(item, i, j):
     return (item << 40) + ((i + (1 << 18)) << 20) + (j + (1 << 18))
 
@@ -424,23 +432,26 @@ def nuclei(scene, gland_sets, margin):
         parts.append(_blobs(scene, item, xy, kinds, angle, h, ids))
     for g, glands in enumerate(gland_sets):
         if len(glands):
-            parts.extend(_wall_cells(scene, glands, g + len(scene.kind.populations) + 1))
+            parts.extend(_wall_cells(scene, glands, g + len(scene.kind.populations) + 1, margin))
     return Blobs.join(parts) if parts else None
 
 
 ROW = 7.6  # µm between rows of nuclei in a wall
 
 
-def _wall_cells(scene, glands, population):
+def _wall_cells(scene, glands, population, margin):
     """Nuclei in the walls of glands, standing across the wall, and the mucin drops above them."""
     spec, parts = glands.spec, []
+    near = near_grid(
+        scene, glands.item, glands.xy, glands.reach + margin
+    )  # others were there to keep clear of
     seeds = hash_lattice(scene.seeds[glands.item], glands.i, glands.j, salt=50).astype(np.int64)
     for row in range(spec.rows):
         inset = (4.9 if spec.lumen != "blood" else 2.2) + ROW * row
         room = (glands.thickness > inset + 3.0) | (row == 0)
         inner = glands.radius - inset
         count = np.where(
-            room & (inner > 4.0), np.maximum(3, np.round(2 * math.pi * inner / spec.pitch)), 0
+            near & room & (inner > 4.0), np.maximum(3, np.round(2 * math.pi * inner / spec.pitch)), 0
         ).astype(np.int64)
         which = np.repeat(np.arange(len(glands)), count)
         if not len(which):
@@ -451,6 +462,9 @@ def _wall_cells(scene, glands, population):
         deep = inset + (h[:, 8] - 0.5) * min(3.0, 0.25 * spec.thickness[0])
         xy, outward = glands.wall_point(which, theta, deep)
         item = glands.item[which]
+        seen = near_grid(scene, item, xy, margin + spec.thickness[1])  # a drop lies that far from its nucleus
+        which, k, h, theta, xy = which[seen], k[seen], h[seen], theta[seen], xy[seen]
+        item, outward = item[seen], outward[seen]
         keep = np.ones(len(which), dtype=bool)
         if spec.lumen != "blood":  # no nucleus hangs in the lumen
             _, offsets = scene.at(item)
