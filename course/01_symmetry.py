@@ -4,7 +4,7 @@
 #     title: Which way up is a slide?
 #     minutes: 120
 #     run_minutes: 3
-#     ram_mb: 1600
+#     ram_mb: 1400
 #     download_mb: 0
 #     objectives:
 #       - Move an image and its label map by every element of p4m, without touching a single pixel value.
@@ -42,7 +42,7 @@
 # network, and an average that makes any network follow every move exactly.
 #
 # **You need**: Python functions, tensors and their axes, and a first idea of what a neural network
-# is. Two hours to two and a half; up to 1.6 GB of memory; nothing is downloaded.
+# is. Two hours to two and a half; up to 1.4 GB of memory; nothing is downloaded.
 #
 # **How it works**: after each exercise, `check` tells you whether your function is right, or what is wrong;
 # as often as you like. `hint` gives a nudge, then more. `grade` is what counts: 19 points for eight
