@@ -38,9 +38,8 @@ def points_on_tiles(
         row, col = p.numpy().T
         ax.plot(col, row, "+", color="black", mew=3.5, ms=11)
         ax.plot(col, row, "+", color=palette["yellow"], mew=1.8, ms=10)
-        ax.set(xlabel="column (px)", ylabel="row (px)", title=title)
+        ax.set(xlabel=f"column (px of {um_per_px:g} µm)", ylabel="row (px)", title=title)
         ax.set(xlim=(-0.5, tile.shape[-1] - 0.5), ylim=(tile.shape[-2] - 0.5, -0.5))
-        scale_bar(ax, um_per_px)
     return figure
 
 
