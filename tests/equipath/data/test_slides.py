@@ -46,7 +46,7 @@ def close(a, b, mask=None, tolerance=2e-4):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("mpp", [0.25, 1.0, 5.0])
+@pytest.mark.parametrize("mpp", [0.25, pytest.param(1.0, marks=pytest.mark.slow), 5.0])
 def test_right_angles_and_reflections_permute_pixels(kind, mpp):
     slide, size = Slide(3, kind), (45, 64)
     center = busy(slide)
@@ -69,7 +69,7 @@ def test_right_angles_and_reflections_permute_pixels(kind, mpp):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("angle", [37.0, -123.4])
+@pytest.mark.parametrize("angle", [37.0, pytest.param(-123.4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("flip", [False, True])
 def test_any_angle_agrees_with_single_pixels(kind, angle, flip, rng):
     """A pixel of a turned tile equals a grid of one pixel, laid at that place with no angle at all."""

@@ -6,7 +6,7 @@ import torch
 
 from equipath.data.slides import TumourPatches
 from equipath.data.slides.compare import GROUPS, colour, compare, measure, spectrum, spots
-from equipath.data.slides.figures import find
+from equipath.data.slides.figures import find, proof
 from equipath.data.slides.tissue import MATERIAL
 
 
@@ -55,6 +55,14 @@ def test_compare_cannot_tell_like_from_like_and_tells_a_change(rng):
     assert found["auc"]["colour"] > 0.95
     with pytest.raises(ValueError, match="at least 20"):
         compare(draw(5, 0.2), draw(40, 0.2), 1.0)
+
+
+def test_the_figure_of_the_proof_measures_what_it_shows(tmp_path):
+    """A turned rendering equals its pixels one by one; a turned picture does not."""
+    found = proof(tmp_path / "proof.jpg", size=24)
+    assert found["alone"] < 2e-5
+    assert found["turned"] > 0.02
+    assert (tmp_path / "proof.jpg").stat().st_size > 1000
 
 
 @pytest.mark.slow

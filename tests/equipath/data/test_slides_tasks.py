@@ -73,7 +73,9 @@ def test_workers_give_what_the_main_process_gives():
     torch.testing.assert_close(workers, alone, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task", [pytest.param(t, marks=pytest.mark.slow) if t == "texture" else t for t in TASKS]
+)
 def test_patients_are_split_and_fractions_nested(task):
     sets = {s: TASKS[task](s, **SMALL) for s in ("train", "val", "test")}
     who = [set(d.patients) for d in sets.values()]
@@ -144,7 +146,7 @@ def test_cores_hold_every_grade_and_ignore_glass():
         assert int(item["mask"][0, 0]) == IGNORE
 
 
-@pytest.mark.parametrize("task", ["tumour", "nuclei", "pairs"])
+@pytest.mark.parametrize("task", [pytest.param("tumour", marks=pytest.mark.slow), "nuclei", "pairs"])
 def test_a_written_set_reads_back(task, tmp_path):
     data = TASKS[task](patients=2, per_patient=2, size=40)
     back = read_folder(write_folder(data, tmp_path / "set"))
