@@ -448,13 +448,13 @@ def _artefacts(scene, items, xy, m, n, p):
     """Folds and pen: how much thicker the section is (b, N), artefact labels (b, N) and the light that ink
     lets through (b, 3, N); None for what no item has.
     """
-    thick = mark = pen = None
     shape, device = xy.shape[:2], xy.device
     soft = torch.from_numpy(scene.soft[items].astype(np.float32)).to(device)[:, None]
     folded = torch.from_numpy(np.nonzero(scene.params["fold_half"][items] > 0)[0]).to(device)
     inked = torch.from_numpy(np.nonzero(scene.params["pen_half"][items] > 0)[0]).to(device)
-    if len(folded) or len(inked):
-        mark = torch.zeros(shape, dtype=torch.int64, device=device)
+    if not len(folded) and not len(inked):
+        return None, None, None
+    mark, thick, pen = torch.zeros(shape, dtype=torch.int64, device=device), None, None
     if len(folded):  # few slides have one: the rest of the batch is left alone
         half, ax, ay, at = (p["fold_" + k][folded] for k in ("half", "x", "y", "at"))
         x, y = xy[folded, :, 0], xy[folded, :, 1]
