@@ -293,6 +293,9 @@ class Running:
         """A kernel has started."""
         with self.lock:
             self.pids.add(pid)
+            late = self.stopped
+        if late:  # it was starting when the interrupt came
+            self.stop()
 
     def remove(self, pid: int) -> None:
         """A kernel has ended."""
