@@ -14,6 +14,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import queue
 import shutil
 import sys
 import sysconfig
@@ -414,11 +415,23 @@ def kernel_pid(client: NotebookClient) -> int:
 
 
 async def reply(client: NotebookClient, code: str, expression: str = "None") -> str:
-    """Runs code in the kernel without a trace in the notebook and returns the `repr` of an expression."""
+    """Runs code in the kernel without a trace in the notebook and returns the `repr` of an expression.
+
+    Raises DeadKernelError where the kernel ends meanwhile.
+    """
     channel: Any = client.kc
+    manager: Any = client.km
+    deadline = time.monotonic() + 120
     message = channel.execute(code, silent=True, store_history=False, user_expressions={"value": expression})
     while True:
-        answer = await channel.get_shell_msg(timeout=60)
+        try:
+            answer = await channel.get_shell_msg(timeout=0.5)
+        except queue.Empty:
+            if time.monotonic() > deadline:
+                raise RuntimeError("the kernel runs but does not answer") from None
+            if await manager.is_alive():
+                continue
+            raise DeadKernelError("the kernel ended before it answered") from None
         if answer["parent_header"].get("msg_id") == message:
             break
     content = answer["content"]
