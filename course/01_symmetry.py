@@ -84,7 +84,7 @@ style()
 # Here is a small network that has learned to mark healthy glands and tumour. Its training tiles are
 # **vector slides**: tissue that we draw from shapes and stains in micrometres. Because they are
 # drawn, we can render them at any angle, and every pixel has a label that is certain. It saw 160 tiles,
-# eight at a time, for 400 steps. In section 5 you train one like it yourself, for half a minute. For now
+# eight at a time, for 240 steps. In section 5 you train one like it yourself, for half a minute. For now
 # take it as it comes.
 #
 # We show it one tile (at 2 µm per pixel, `MPP` below). We turn the tile by a quarter, show it again, and
@@ -1023,8 +1023,8 @@ for name, f in {
 # ## 9. Use it
 #
 # How good are the networks, and how steady? Dice is measured on 12 tiles of slides that neither has
-# seen. Yours saw 48 tiles, half of every batch with tumour; that of the opening saw 160 tiles in more
-# than three times as many drawings, as they came.
+# seen. Yours saw 48 tiles, four at a time, half of every batch with tumour; that of the opening saw 160
+# tiles, eight at a time, as they came.
 
 # %%
 

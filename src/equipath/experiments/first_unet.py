@@ -121,10 +121,10 @@ def weights_path() -> Path:
     return Path(str(files("equipath.experiments") / "weights" / "first_unet.npz"))
 
 
-def trained_unet() -> UNet:
-    """The small U-Net with the weights of the long run, in eval mode."""
+def trained_unet(path: Path | None = None) -> UNet:
+    """The small U-Net in eval mode, with the weights of the long run or those in ``path``."""
     net = small_unet()
-    with np.load(weights_path()) as stored:
+    with np.load(path or weights_path()) as stored:
         net.load_state_dict(
             {name: torch.from_numpy(stored[name].astype(_dtype(stored[name]))) for name in stored.files}
         )
@@ -135,13 +135,13 @@ def _dtype(array: np.ndarray) -> np.dtype:
     return np.dtype(np.float32) if array.dtype == np.float16 else array.dtype
 
 
-def main() -> None:
-    """Repeat the long run and write its weights."""
+def main(arguments: list[str] | None = None) -> None:
+    """Repeat the long run and write its weights; ``arguments`` stand for the command line's."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--tiles", type=int, default=160)
     parser.add_argument("--out", type=Path, default=weights_path())
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     start = time.perf_counter()
     images, targets = gland_tiles(options.tiles)
     print(f"{len(images)} tiles in {time.perf_counter() - start:.0f} s")
