@@ -9,11 +9,14 @@ A file ``bench_<family>.py`` beside this one has a function ``rows() -> Iterator
 """
 
 import json
+import os
 import random
 import resource
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -88,6 +91,20 @@ def interleaved(
     return times
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The profiler announces itself on the process's stderr at every start and stop: not in a table."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def peak_mb(step: Step, device: torch.device) -> float:
     """Peak memory that one step takes, in 2²⁰ bytes: allocations live at once, as torch's profiler counts
     them.
@@ -100,9 +117,12 @@ def peak_mb(step: Step, device: torch.device) -> float:
         before = torch.cuda.memory_allocated(device)
         step()
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
+    with (
+        _quiet(),
+        torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        ) as profile,
+    ):
         step()
     live = peak = 0
     for event in profile.profiler.kineto_results.events():
