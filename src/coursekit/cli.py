@@ -48,6 +48,10 @@ def main() -> None:
     """Entry point: runs the command and turns what the user can mend into a sentence."""
     try:
         app(standalone_mode=True)
+    except SystemExit as ending:
+        if ending.code == 130:  # how typer ends a command that was interrupted: without a word
+            fail(["interrupted; what was finished is kept"], status=130)
+        raise
     except KeyboardInterrupt:
         fail(["interrupted; what was finished is kept"], status=130)
     except FileNotFoundError as error:
