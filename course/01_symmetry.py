@@ -131,8 +131,8 @@ question_flicker.reveal(
     round(100 * lost, 1),
     because="Most of these pixels lie along outlines, and some are pieces of a gland's wall and of what is "
     "inside it. The cells did not change, nor did a single pixel value. Only the pose did. A pathologist would "
-    "not trust a colleague who does this. (This tile was chosen because the effect shows well on it. Section 9 "
-    "measures the same network on tiles that nobody chose.)",
+    "not trust a colleague who does this. (This tile, and how long the network trained, were chosen because the "
+    "effect shows well. Section 9 measures the same network on tiles that nobody chose.)",
 )
 
 # %% [markdown]
