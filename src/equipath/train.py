@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -442,7 +443,7 @@ class _Keeper:
         self.folder = None if folder is None else Path(folder)
         self.given = given | {"weights": f"{type(model).__name__} {_shapes(model)}"}
         self.best: dict[str, Tensor] | None = None
-        self.drawn = 0.0
+        self.drawn = time.monotonic()
 
     def resume(self) -> Training:
         """The run in the folder, put back into model, optimiser and schedule; a new one if there is none."""
@@ -531,7 +532,7 @@ class _Keeper:
                 kept,
             )
             _write(self.folder / "config.json", json.dumps(about, indent=1).encode() + b"\n", kept)
-        if figure or time.monotonic() - self.drawn > 60:
+        if (figure or time.monotonic() - self.drawn > 60) and find_spec("matplotlib"):
             picture = io.BytesIO()
             curves(run.history).savefig(picture, format="png", dpi=150)
             _write(self.folder / "curves.png", picture.getvalue(), kept)
