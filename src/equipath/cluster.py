@@ -83,7 +83,7 @@ def turned(x: Tensor, angle: float, mode: str = "bilinear") -> Tensor:
 def feature_map(
     model: FeatureNetwork, image: Tensor, layer: int = 4, size: tuple[int, int] | None = None
 ) -> Tensor:
-    """Feature vectors of unit length: (C, h, w) of a picture (3, H, W).
+    """Feature vectors of unit length: (C, h, w) of a picture (3, H, W); a vector of zeros stays zero.
 
     ``size``: the grid to which they are resized; a quarter of the picture's by default (the paper: 128 of
     512). Without gradients; the network should be in eval mode.
