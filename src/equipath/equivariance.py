@@ -460,6 +460,11 @@ def _relative_error(a: Tensor, b: Tensor, seen: Tensor | None, squared: bool) ->
         a, b = torch.where(seen, a, 0.0), torch.where(seen, b, 0.0)
     top = (a - b).flatten(1).square().sum(1)
     bottom = a.flatten(1).square().sum(1)
+    if not bool(top.isfinite().all() and bottom.isfinite().all()):
+        raise ValueError(
+            "an output holds NaN or infinity, so it has no error: look at the input and the weights with "
+            "torch.isfinite"
+        )
     if not bool((bottom > 0).all()):
         raise ValueError(
             "an output is zero everywhere, so its relative error says nothing; give another input"

@@ -243,3 +243,11 @@ def test_error_matrix_finds_the_matching_scale():
 def test_errors_at_the_door(call, says):
     with pytest.raises(ValueError, match=says):
         call(smooth())
+
+
+def test_a_network_that_answers_nan_is_told_apart_from_one_that_answers_zero():
+    x = torch.rand(1, 1, 8, 8)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        equivariance_error(lambda v: v / 0, x, Reflection())
+    with pytest.raises(ValueError, match="zero everywhere"):
+        equivariance_error(lambda v: v * 0, x, Reflection())

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class Prices:
     """What each kind of work costs, in multiply-adds of a large dense convolution on the same device."""
 
     product: float = 1.0
-    gathered: float = 270.0
+    gathered: float = 150.0
     copied: float = 60.0
     call: float = 2e5
     depthwise: float = 2.8
@@ -69,15 +70,20 @@ def cheapest(works: Mapping[str, Work], like: Tensor) -> str:
     """The name of the cheapest evaluation on the device of ``like``, or the preferred one if it is
     offered."""
     if not torch.compiler.is_compiling():  # a compiler cannot follow context variables
-        preferred = _preferred.get()
-        if preferred in works:
-            return str(preferred)
+        name = preferred()
+        if name in works:
+            return str(name)
     best, least = "", float("inf")
     for name, work in works.items():  # a plain loop: the compiler cannot follow min with a key
         cost = price(work, like.device)
         if cost < least:
             best, least = name, cost
     return best
+
+
+def preferred() -> str | None:
+    """The evaluation that ``prefer`` asks for here, if any."""
+    return _preferred.get()
 
 
 @contextmanager
@@ -118,6 +124,38 @@ def group_conv_work(
             1.3 * passes * fourier_products * pairs * places, gathered, new_filters * 3 * order * pairs, 40
         ),
     }
+
+
+@lru_cache(maxsize=4096)
+def _cheaper_group_conv(
+    order: int,
+    fields_in: int,
+    fields_out: int,
+    taps: int,
+    places: int,
+    training: bool,
+    kept: bool,
+    device: str,
+) -> str:
+    works = group_conv_work(order, fields_in, fields_out, taps, places, training=training, kept=kept)
+    return min(works, key=lambda name: price(works[name], device))
+
+
+def cheaper_group_conv(
+    order: int,
+    fields_in: int,
+    fields_out: int,
+    taps: int,
+    places: int,
+    training: bool,
+    kept: bool,
+    device: str,
+) -> str:
+    """``cheapest`` of ``group_conv_work``, remembered: in a small layer, asking anew would show."""
+    name = preferred()
+    if name in ("expand", "fourier"):
+        return str(name)
+    return _cheaper_group_conv(order, fields_in, fields_out, taps, places, training, kept, device)
 
 
 def basis_conv_work(

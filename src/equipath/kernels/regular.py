@@ -10,6 +10,7 @@ those of ``copy_tables``, for callers that keep them on the weight's device.
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from equipath.groups import Group
@@ -31,6 +32,10 @@ def regular_table(group: Group, kernel_size: int) -> Tensor:
 
 Tables = tuple[Tensor, Tensor]
 
+# Multiply-adds up to which a product with a matrix of zeros and ones copies faster than a gather with a gradient
+# of its own: for layers of a few fields, starting the calls is what costs.
+SMALL = 2_000_000
+
 
 @lru_cache(maxsize=256)
 def copy_tables(group: Group, kernel_size: int, planes: int) -> Tables:
@@ -40,6 +45,13 @@ def copy_tables(group: Group, kernel_size: int, planes: int) -> Tables:
     flat = table.reshape(group.order, -1)
     back = flat.argsort(1) + torch.arange(group.order)[:, None] * flat.shape[1]
     return flat.flatten(), back.flatten()
+
+
+@lru_cache(maxsize=64)
+def _selection(group: Group, kernel_size: int, planes: int, dtype: torch.dtype) -> Tensor:
+    """(planes · k², G · planes · k²): one 1 in each column, at the parameter that ``copy_tables`` has there."""
+    table, _ = copy_tables(group, kernel_size, planes)
+    return F.one_hot(table, planes * kernel_size**2).t().to(dtype).contiguous()
 
 
 class _Copy(torch.autograd.Function):
@@ -58,7 +70,8 @@ class _Copy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         table, back = ctx.saved_tensors
-        return _Sum.apply(grads[0], table, back, ctx.size), None, None
+        add = _Sum.apply if torch.is_grad_enabled() else _Sum.forward  # the second has no gradient of its own
+        return add(grads[0], table, back, ctx.size), None, None
 
 
 class _Sum(torch.autograd.Function):
@@ -79,13 +92,20 @@ class _Sum(torch.autograd.Function):
         return _Copy.apply(grads[0], table, back), None, None, None
 
 
+def _multiplies(weight: Tensor) -> bool:
+    """Whether a matrix product with zeros and ones gives the very numbers (not in low precision, not TF32)."""
+    exact = weight.is_cpu and weight.dtype in (torch.float32, torch.float64)
+    return exact and not torch.is_autocast_enabled("cpu")
+
+
 def _copies(weight: Tensor, group: Group, kernel_size: int, planes: int, tables: Tables | None) -> Tensor:
     """(A, B, planes · k²) parameters -> (A, B, G, planes, k²)."""
     table, back = copy_tables(group, kernel_size, planes) if tables is None else tables
     flat = weight.reshape(-1, planes * kernel_size**2)
-    # A compiler writes its own gradient of the plain gather.
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():  # a compiler writes its own gradient of the plain gather
         copies = flat.index_select(1, table)
+    elif flat.shape[0] * flat.shape[1] ** 2 * group.order <= SMALL and _multiplies(weight):
+        copies = flat @ _selection(group, kernel_size, planes, weight.dtype)
     else:
         copies = _Copy.apply(flat, table.to(weight.device), back.to(weight.device))
     return copies.reshape(*weight.shape[:2], group.order, planes, kernel_size**2)

@@ -35,7 +35,7 @@ from equipath.nn.group import (
     GroupPool,
     LiftingConv2d,
 )
-from equipath.nn.sizes import SizeContract
+from equipath.nn.sizes import SizeContract, check_picture
 
 BLOCKS = 5
 
@@ -61,6 +61,8 @@ class DenseNet(nn.Module):
         in_channels, out_channels: colours in, logits out (1 for tumour or not, with a sigmoid).
         growth: channels that each dense block adds (24 in the paper, 64 for "M").
         dense: return the map of logits, one every 32 pixels, in place of their mean.
+        pad_to_valid: repeat the edges of pictures of other sizes up to the next valid one; without it such a size
+            is an error. The map of logits is that of the padded picture.
 
     Pictures have sides of 96 + 32 n pixels.
 
@@ -71,11 +73,13 @@ class DenseNet(nn.Module):
     sizes: ClassVar[SizeContract] = SizeContract(32, 0, 96)
 
     def __init__(
-        self, in_channels: int = 3, out_channels: int = 1, growth: int = 24, *, dense: bool = False
-    ) -> None:
+        self, in_channels: int = 3, out_channels: int = 1, growth: int = 24, *, dense: bool = False,
+        pad_to_valid: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         _check_arguments(type(self).__name__, in_channels, out_channels, growth)
-        self.growth, self.dense = growth, dense
+        self.in_channels, self.growth, self.dense = in_channels, growth, dense
+        self.pad_to_valid = pad_to_valid
         self.output_field = "planar" if dense else "invariant"
         self.stem = nn.Conv2d(in_channels, growth, 3, bias=False)
         steps, channels = [], growth
@@ -97,8 +101,7 @@ class DenseNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        self.sizes.check(x, type(self).__name__)
-        return self.body(x)
+        return self.body(_valid(self, x))
 
     def body(self, x: Tensor) -> Tensor:
         """The network on a picture of valid size, without looking at sizes: what ``export`` traces."""
@@ -129,11 +132,13 @@ class GroupDenseNet(nn.Module):
         *,
         group: Group | str = P4M,
         dense: bool = False,
+        pad_to_valid: bool = False,
     ) -> None:
         super().__init__()
         self.group = g = named_group(group)
         _check_arguments(type(self).__name__, in_channels, out_channels, growth)
-        self.growth, self.dense = growth, dense
+        self.in_channels, self.growth, self.dense = in_channels, growth, dense
+        self.pad_to_valid = pad_to_valid
         self.output_field = "planar" if dense else "invariant"
         self.stem = LiftingConv2d(in_channels, growth, 3, bias=False, group=g)
         steps, fields = [], growth
@@ -161,8 +166,7 @@ class GroupDenseNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        self.sizes.check(x, type(self).__name__)
-        return self.body(x)
+        return self.body(_valid(self, x))
 
     def body(self, x: Tensor) -> Tensor:
         """The network on a picture of valid size, without looking at sizes: what ``export`` traces."""
@@ -180,24 +184,35 @@ class P4DenseNet(GroupDenseNet):
     """P4-DenseNet: 12 fields of 4 planes (48 maps) a block; see ``GroupDenseNet``."""
 
     def __init__(
-        self, in_channels: int = 3, out_channels: int = 1, growth: int = 12, *, dense: bool = False
-    ) -> None:
-        super().__init__(in_channels, out_channels, growth, group=P4, dense=dense)
+        self, in_channels: int = 3, out_channels: int = 1, growth: int = 12, *, dense: bool = False,
+        pad_to_valid: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels, out_channels, growth, group=P4, dense=dense, pad_to_valid=pad_to_valid)
 
 
 class P4MDenseNet(GroupDenseNet):
     """P4M-DenseNet: 8 fields of 8 planes (64 maps) a block, 3 for "M"; see ``GroupDenseNet``."""
 
     def __init__(
-        self, in_channels: int = 3, out_channels: int = 1, growth: int = 8, *, dense: bool = False
-    ) -> None:
-        super().__init__(in_channels, out_channels, growth, group=P4M, dense=dense)
+        self, in_channels: int = 3, out_channels: int = 1, growth: int = 8, *, dense: bool = False,
+        pad_to_valid: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels, out_channels, growth, group=P4M, dense=dense, pad_to_valid=pad_to_valid)
 
 
 def _check_arguments(who: str, in_channels: int, out_channels: int, growth: int) -> None:
     for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("growth", growth)):
         if value < 1:
             raise ValueError(f"{who} needs {name} of at least 1; got {value}")
+
+
+def _valid(model: "DenseNet | GroupDenseNet", x: Tensor) -> Tensor:
+    """The picture at a valid size, or the error that says what is wrong with it."""
+    check_picture(x, model.in_channels, model.stem.weight, type(model).__name__)
+    if model.pad_to_valid:
+        return model.sizes.pad(x)[0]
+    model.sizes.check(x, type(model).__name__)
+    return x
 
 
 def _summary(model: nn.Module, name: str, output_field: str, equivariant_to: str) -> Summary:

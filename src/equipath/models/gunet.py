@@ -25,6 +25,7 @@ from equipath.nn.group import (
     GroupUpsample,
     LiftingConv2d,
 )
+from equipath.nn.sizes import check_picture
 
 
 class GUNet(nn.Module):
@@ -71,7 +72,8 @@ class GUNet(nn.Module):
         check_unet_arguments("GUNet", in_channels, out_channels, width, depth, pooling, head_kernel_size)
         if norm not in ("batch", "none"):
             raise ValueError(f"norm is {norm!r}; the choices are 'batch' and 'none'")
-        self.depth, self.pooling, self.head_kernel_size = depth, pooling, head_kernel_size
+        self.in_channels, self.depth = in_channels, depth
+        self.pooling, self.head_kernel_size = pooling, head_kernel_size
         self.pad_to_valid, self.sizes = pad_to_valid, unet_sizes(depth, pooling)
         widths = [width * 2**level for level in range(depth + 1)]
         bias = norm == "none"
@@ -109,6 +111,7 @@ class GUNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        check_picture(x, self.in_channels, self.head.weight, "GUNet")
         height, width = x.shape[-2:]
         if self.pad_to_valid:
             x, top, left = self.sizes.pad(x)

@@ -21,7 +21,7 @@ from equipath.groups import P4M, Group
 from equipath.groups import group as named_group
 from equipath.models.summary import Summary, count_parameters
 from equipath.nn.cache import KeptFilters
-from equipath.nn.sizes import SizeContract
+from equipath.nn.sizes import SizeContract, check_picture
 from equipath.nn.sre import EvenAvgPool2d, SREConv2d
 
 Convolution = Callable[[int, int, int], nn.Module]  # in_channels, out_channels, kernel_size
@@ -75,7 +75,7 @@ class _ResNet18(nn.Module):
                 f"{stem_kernel_size} and {tuple(kernel_sizes)}"
             )
         self.stem_kernel_size, self.kernel_sizes = stem_kernel_size, tuple(kernel_sizes)
-        self.pad_to_valid = pad_to_valid
+        self.in_channels, self.pad_to_valid = in_channels, pad_to_valid
         self.stem = nn.Sequential(stem(in_channels, width, stem_kernel_size), norm(width), nn.ReLU())
         stages, channels = [], width
         for stage, side in enumerate(kernel_sizes):
@@ -107,6 +107,7 @@ class _ResNet18(nn.Module):
         return self._maps(self._valid(x), layer)
 
     def _valid(self, x: Tensor) -> Tensor:
+        check_picture(x, self.in_channels, self.head.weight, type(self).__name__)
         if self.pad_to_valid:
             return self.sizes.pad(x)[0]
         self.sizes.check(x, type(self).__name__)

@@ -40,7 +40,7 @@ from equipath.nn.scale import (
     SESNConv2d,
     SESNLiftingConv2d,
 )
-from equipath.nn.sizes import SizeContract
+from equipath.nn.sizes import SizeContract, check_picture
 
 Convolution = Callable[[int, int, int], nn.Module]  # in_channels, out_channels, level (0 is the finest)
 STRATEGIES = ("P_Ens", "P_Dist", "mean")
@@ -113,7 +113,7 @@ class _ScaleUNet(nn.Module):
         head: nn.Module, norm_scales: int | None, pad_to_valid: bool,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.depth, self.pad_to_valid = depth, pad_to_valid
+        self.in_channels, self.depth, self.pad_to_valid = in_channels, depth, pad_to_valid
         self.sizes = SizeContract(2**depth, 0, 2**depth)
         widths = [width * 2**level for level in range(depth + 1)]
 
@@ -138,6 +138,8 @@ class _ScaleUNet(nn.Module):
         self.head = head
 
     def forward(self, x: Tensor) -> Tensor:
+        shared: Tensor = self.up[0][1].weight  # type: ignore[index, assignment]
+        check_picture(x, self.in_channels, shared, type(self).__name__)
         height, width = x.shape[-2:]
         if self.pad_to_valid:
             x, top, left = self.sizes.pad(x)

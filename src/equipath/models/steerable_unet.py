@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equipath.models.summary import Summary, count_parameters
 from equipath.models.unet import check_unet_arguments
-from equipath.nn.sizes import SizeContract
+from equipath.nn.sizes import SizeContract, check_picture
 from equipath.nn.steerable import (
     Fields,
     GatedReLU,
@@ -62,7 +62,8 @@ class SteerableUNet(nn.Module):
             raise ValueError(f"SteerableUNet needs at least 1 vector field; got vectors={vectors}")
         if nonlinearity not in ("gate", "norm"):
             raise ValueError(f"nonlinearity is {nonlinearity!r}; the choices are 'gate' and 'norm'")
-        self.depth, self.kernel_size, self.group = depth, kernel_size, group
+        self.in_channels, self.depth = in_channels, depth
+        self.kernel_size, self.group = kernel_size, group
         self.pad_to_valid, self.sizes = pad_to_valid, SizeContract(2**depth, 0, 2**depth)
         layouts = [Fields(scalars * 2**level, vectors * 2**level) for level in range(depth + 1)]
 
@@ -92,6 +93,7 @@ class SteerableUNet(nn.Module):
         self._layouts = layouts
 
     def forward(self, x: Tensor) -> Tensor:
+        check_picture(x, self.in_channels, self.head.weight, "SteerableUNet")
         height, width = x.shape[-2:]
         if not self.pad_to_valid:
             self.sizes.check(x, "SteerableUNet")

@@ -64,6 +64,9 @@ class TestTimeAverage(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor) or x.dim() != 4:
+            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"TestTimeAverage takes pictures (B, C, H, W) as a tensor; got {got}")
         return self._average(x, self.group.act)
 
     def body(self, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from equipath.models.summary import Summary, count_parameters
-from equipath.nn.sizes import SizeContract
+from equipath.nn.sizes import SizeContract, check_picture
 
 
 def unet_sizes(depth: int, pooling: int) -> SizeContract:
@@ -106,7 +106,8 @@ class UNet(nn.Module):
         check_unet_arguments("UNet", in_channels, out_channels, width, depth, pooling, head_kernel_size)
         if norm not in ("batch", "group", "none"):
             raise ValueError(f"norm is {norm!r}; the choices are 'batch', 'group' and 'none'")
-        self.depth, self.pooling, self.head_kernel_size = depth, pooling, head_kernel_size
+        self.in_channels, self.depth = in_channels, depth
+        self.pooling, self.head_kernel_size = pooling, head_kernel_size
         self.pad_to_valid, self.sizes = pad_to_valid, unet_sizes(depth, pooling)
         widths = [width * 2**level for level in range(depth + 1)]
 
@@ -135,6 +136,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(width, out_channels, head_kernel_size, padding=head_kernel_size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        check_picture(x, self.in_channels, self.head.weight, "UNet")
         height, width = x.shape[-2:]
         if self.pad_to_valid:
             x, top, left = self.sizes.pad(x)

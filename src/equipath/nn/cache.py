@@ -26,9 +26,9 @@ class KeptFilters:
 
         On accelerators expansion is cheap beside the wait that a comparison would cost.
         """
-        if torch.compiler.is_compiling() or parameter.device.type != "cpu":
+        if parameter.requires_grad and torch.is_grad_enabled():
             return False
-        return not (torch.is_grad_enabled() and parameter.requires_grad)
+        return parameter.is_cpu and not torch.compiler.is_compiling()
 
     def has(self, name: str, parameter: Tensor) -> bool:
         """Whether ``get`` would find it, as far as can be told without comparing."""
@@ -39,12 +39,13 @@ class KeptFilters:
         if not self.usable(parameter):
             self._source, self._made = None, {}  # training: hold no memory
             return compute(parameter)
-        source, now = self._source, parameter.detach()
-        if source is None or source.dtype != now.dtype or not torch.equal(source, now):
-            self._source, self._made = now.clone(), {}
+        source = self._source
+        if source is None or source.dtype != parameter.dtype or not torch.equal(source, parameter):
+            self._source, self._made = parameter.detach().clone(), {}
         if name not in self._made:
-            with torch.no_grad():
-                self._made[name] = compute(now)
+            # Not under autocast: what it makes is of low precision and must not outlive the block.
+            with torch.no_grad(), torch.autocast(parameter.device.type, enabled=False):
+                self._made[name] = compute(parameter.detach())
         return self._made[name]
 
     def __deepcopy__(self, memo: dict) -> "KeptFilters":

@@ -16,8 +16,12 @@ from torch import Tensor, nn
 from equipath.groups import P4M, Group
 from equipath.groups import group as named_group
 from equipath.kernels import fourier, regular
-from equipath.kernels.evaluate import cheapest, group_conv_work
+from equipath.kernels.evaluate import cheaper_group_conv, preferred
 from equipath.nn.cache import KeptFilters
+from equipath.nn.sizes import check_numbers
+
+# Pairs of fields, by the group's order, below which the Fourier transform never pays: the cost model is not asked.
+FEW = {4: 70, 8: 24}
 
 
 def _one(value: int | tuple[int, ...], name: str, who: str) -> int:
@@ -30,8 +34,7 @@ def _one(value: int | tuple[int, ...], name: str, who: str) -> int:
     return values[0]
 
 
-def _check_regular(x: Tensor, channels: int | None, group: Group | None, who: str) -> None:
-    order = group.order if group else None
+def _check_regular(x: Tensor, channels: int | None, order: int | None, who: str) -> None:
     # == one by one, not `in`: a compiler's symbolic sizes do not know `in`.
     fits = (
         x.dim() == 5
@@ -94,6 +97,7 @@ class _GroupConvolution(nn.Module):
         super().__init__()
         who = type(self).__name__
         self.group = named_group(group)
+        self.order = self.group.order
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = _one(kernel_size, "kernel_size", who)
         self.stride, self.dilation = _one(stride, "stride", who), _one(dilation, "dilation", who)
@@ -167,9 +171,21 @@ class _GroupConvolution(nn.Module):
         return self.bias.repeat_interleave(self.group.order)
 
     def _check_input(self, x: Tensor) -> None:
+        weight = self.weight
+        if (
+            self.planes_in
+            and isinstance(x, Tensor)
+            and x.dtype == weight.dtype
+            and x.device == weight.device
+            and x.dim() == 5
+            and x.shape[1] == self.in_channels
+            and x.shape[2] == self.order
+        ):
+            return  # in one go: in a small layer, each call shows
         who = type(self).__name__
+        check_numbers(x, weight, who)
         if self.planes_in:
-            _check_regular(x, self.in_channels, self.group, who)
+            _check_regular(x, self.in_channels, self.order, who)
         elif x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"{who} takes a picture (B, {self.in_channels}, H, W); got {tuple(x.shape)}")
 
@@ -177,12 +193,18 @@ class _GroupConvolution(nn.Module):
         self._check_input(x)
         window = self.dilation * (self.kernel_size - 1) + 1
         _check_stride(x, window, self.stride, self.padding, type(self).__name__)
+        return self._plainly(x)
+
+    def _plainly(self, x: Tensor) -> Tensor:
+        """One ordinary convolution of an input that has been looked at."""
         flat = x.flatten(1, 2) if self.planes_in else x  # (B, C G, H, W): a view
         padding = self.padding
         if self.padding_mode != "zeros" and padding:
             flat, padding = F.pad(flat, (padding,) * 4, mode=self.padding_mode), 0
         y = F.conv2d(flat, self.taps(), self._plane_bias(), self.stride, padding, self.dilation, self.groups)
-        return y.unflatten(1, (self.out_channels, self.group.order)) if self.planes_out else y
+        if not self.planes_out:
+            return y
+        return y.view(y.shape[0], self.out_channels, self.order, y.shape[2], y.shape[3])
 
     def to_plain(self) -> nn.Module:
         """The same function made of torch's own modules, for ``export``."""
@@ -262,10 +284,13 @@ class GroupConv2d(_GroupConvolution):
 
     def evaluation(self, x: Tensor) -> str:
         """How this input will be computed: "expand" or "fourier"."""
+        if torch.compiler.is_compiling():  # one dense convolution compiles to one kernel
+            return "expand"
+        if self.in_channels * self.out_channels < FEW[self.order] and preferred() is None:
+            return "expand"
         reach = self.dilation * (self.kernel_size - 1)
         possible = (
-            not torch.compiler.is_compiling()  # one dense convolution compiles to one kernel
-            and self.stride == self.groups == 1
+            self.stride == self.groups == 1
             and self.padding_mode == "zeros"
             and self.padding <= reach
             and x.dtype == self.weight.dtype
@@ -276,22 +301,22 @@ class GroupConv2d(_GroupConvolution):
             return "expand"
         training = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
         grow = 2 * self.padding - reach
-        works = group_conv_work(
-            self.group.order,
+        return cheaper_group_conv(
+            self.order,
             self.in_channels,
             self.out_channels,
             self.kernel_size**2,
             x.shape[0] * (x.shape[3] + grow) * (x.shape[4] + grow),
-            training=training,
-            kept=self._kept.usable(self.weight),
+            training,
+            self._kept.usable(self.weight),
+            x.device.type,
         )
-        return cheapest(works, x)
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input(x)
+        _check_stride(x, self.dilation * (self.kernel_size - 1) + 1, self.stride, self.padding, "GroupConv2d")
         if self.evaluation(x) == "expand":
-            return super().forward(x)
-        _check_stride(x, self.dilation * (self.kernel_size - 1) + 1, 1, self.padding, "GroupConv2d")
+            return self._plainly(x)
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
             y = fourier.fourier_group_conv(x, self.weight, self.group, self.padding, self.dilation)
         else:

@@ -27,6 +27,7 @@ from equipath.kernels.gaussian import (
 )
 from equipath.kernels.hermite import hermite_radii, hermite_taps
 from equipath.kernels.separable import derivative_orders, evaluations, scale_conv2d, separable_basis
+from equipath.nn.sizes import check_numbers
 
 MODES = ("constrained", "fixed", "free")
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -95,6 +96,7 @@ class _ScaleConvolution(nn.Module):
     def _planes(self, x: Tensor) -> Tensor:
         """The input as (S, B, C, H, W), checked."""
         who = type(self).__name__
+        check_numbers(x, self.weight, who)
         if not self.lifting:
             _check_field(x, self.in_channels, self.scales, who)
             return x.movedim(2, 0)

@@ -1,4 +1,4 @@
-"""Which picture sizes a network accepts: said in words, enforced, or met by padding on request.
+"""Which pictures a network accepts: what is wrong with one is said in words; sizes are met by padding on request.
 
 Halving a grid and doubling it again returns to the same pixels only for some sizes, and a strided layer
 commutes with turns only if its grid of samples is symmetric in the picture. Both are one statement about the
@@ -7,8 +7,59 @@ size: ``N ≡ remainder (mod step)``.
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def check_numbers(x: Tensor, like: Tensor, who: str) -> None:
+    """Raise unless ``x`` has the dtype and the device of the weights ``like``, or autocast sees to the dtype.
+
+    Raises:
+        TypeError: ``x`` is no tensor.
+        ValueError: it holds whole numbers, or numbers of another dtype, or lies on another device.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{who} takes a tensor; got {type(x).__name__}: torch.as_tensor(x) makes one of an array"
+        )
+    if x.device != like.device:
+        raise ValueError(
+            f"{who} has its weights on {like.device} and got a tensor on {x.device}: move one of them"
+        )
+    if x.dtype == like.dtype:
+        return
+    if not x.is_floating_point():
+        raise ValueError(
+            f"{who} computes with {like.dtype}; got {x.dtype}: divide bytes by 255, x.to({like.dtype}) / 255, or "
+            "normalise as in training"
+        )
+    if not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(
+            f"{who} has weights of {like.dtype}; got numbers of {x.dtype}: x.to({like.dtype}) or .to({x.dtype}) on "
+            "the network"
+        )
+
+
+def check_picture(x: Tensor, channels: int, like: Tensor, who: str) -> None:
+    """Raise unless ``x`` is a batch of pictures (B, ``channels``, H, W) that weights ``like`` can work on.
+
+    Raises:
+        TypeError, ValueError: one sentence on what was wrong and what to do (``check_numbers``; axes, colours).
+    """
+    check_numbers(x, like, who)
+    if x.dim() == 4 and x.shape[1] == channels:
+        return
+    hint = ""
+    if x.dim() == 3 and x.shape[0] == channels:
+        hint = ": x[None] is a batch of one"
+    elif x.dim() in (3, 4) and x.shape[-1] == channels:
+        hint = ": colours come before rows, x.movedim(-1, -3)"
+    elif x.dim() == 4 and x.shape[1] == channels + 1:
+        hint = f": to leave an alpha channel out, x[:, :{channels}]"
+    elif x.dim() == 4 and x.shape[1] == 1:
+        hint = f": a grey picture as {channels} equal channels is x.expand(-1, {channels}, -1, -1)"
+    raise ValueError(f"{who} takes pictures (B, {channels}, H, W); got {tuple(x.shape)}{hint}")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from equipath.kernels.basis import basis_conv2d, crop_filters, evaluation, expand_filters
 from equipath.kernels.rings import ring_basis, ring_count, ring_sizes
 from equipath.nn.cache import KeptFilters
+from equipath.nn.sizes import check_numbers
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -92,6 +93,7 @@ class _SREBase(nn.Module):
         return ", ".join([*parts, f"rings={self.weight.shape[-1]}"])
 
     def _check(self, x: Tensor) -> None:
+        check_numbers(x, self.weight, type(self).__name__)
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f"{type(self).__name__} wants (B, {self.in_channels}, H, W); got {tuple(x.shape)}"

@@ -17,6 +17,7 @@ from equipath.groups import P4M
 from equipath.kernels.basis import basis_conv2d, crop_filters, evaluation, expand_filters
 from equipath.kernels.radial import planar_bank, tyings
 from equipath.nn.cache import KeptFilters
+from equipath.nn.sizes import check_numbers
 
 GROUPS = {"O(2)": True, "SO(2)": False}
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -220,6 +221,7 @@ class SteerableConv2d(nn.Module):
         return None if self.bias is None else F.pad(self.bias, (0, 2 * self.out_fields.vectors))
 
     def forward(self, x: Tensor) -> Tensor:
+        check_numbers(x, self.weight, "SteerableConv2d")
         if x.dim() != 4 or x.shape[1] != self.in_fields.channels:
             raise ValueError(
                 f"SteerableConv2d wants {self.in_fields.scalars} scalars and {self.in_fields.vectors} vectors as "

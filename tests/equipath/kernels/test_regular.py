@@ -166,3 +166,31 @@ def test_few_fields_expand_and_many_transform():
     assert chosen(8, 128, 8 * 12 * 12) == "fourier"
     assert chosen(8, 64, 8 * 16 * 16) == "fourier"
     assert chosen(4, 16, 8 * 16 * 16) == "expand"
+
+
+def test_where_few_fields_skip_the_question_the_model_would_expand():
+    from equipath.nn.group import FEW
+
+    for order, few in FEW.items():
+        for a in range(1, few):
+            for b in range(1, -(-few // a)):
+                for training in (True, False):
+                    works = group_conv_work(order, a, b, 9, 10**6, training=training, kept=not training)
+                    assert price(works["expand"]) <= price(works["fourier"]), (order, a, b)
+
+
+@BOTH
+def test_small_filters_are_copied_by_a_product_and_large_ones_by_a_gather(G, monkeypatch):
+    w = torch.randn(3, 2, G.order, 3, 3, dtype=torch.float64, requires_grad=True)
+    found = []
+    for limit in (0, 10**9):
+        monkeypatch.setattr(regular, "SMALL", limit)
+        taps = regular.regular_taps(w, G)
+        (first,) = torch.autograd.grad(taps.pow(3).sum(), w, create_graph=True)
+        (second,) = torch.autograd.grad(first.pow(2).sum(), w)
+        found.append(
+            (taps, first, second, torch.autograd.grad(regular.regular_taps(w, G).pow(3).sum(), w)[0])
+        )
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert torch.equal(found[0][0], found[1][0])
