@@ -52,7 +52,7 @@ class Training:
     """What `fit` leaves behind.
 
     Attributes:
-        history: one row an epoch: epoch, train_loss, validation_loss, score, lr (at the end of the epoch),
+        history: one row an epoch: epoch, train_loss, validation_loss, score, lr (of its last batch),
             seconds.
         best_epoch: the epoch, from 1, whose weights the model now holds.
         best_score: its score; higher is better.
@@ -175,6 +175,7 @@ def fit(
                     fabric.backward(error)
                     wrapped.step()
                     wrapped.zero_grad()
+                    used = stepper.param_groups[0]["lr"]
                     if schedule in ("onecycle", "cosine"):
                         rate.step()
                     total += error.detach()
@@ -203,7 +204,7 @@ def fit(
                     )
                 if schedule == "plateau":
                     rate.step(row["validation_loss"])
-                row["lr"] = stepper.param_groups[0]["lr"]
+                row["lr"] = used
                 row["seconds"] = time.perf_counter() - start
                 keeper.keep(run, row)
                 bar.epoch(row, run)

@@ -1,0 +1,562 @@
+"""Training: it learns, keeps the best weights, survives SIGKILL, a full disk and bad numbers, and shares a batch
+between processes.
+"""
+
+import csv
+import json
+import math
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import Dataset
+
+from equipath import train as room
+from equipath.train import Pairs, Training, TrainingError, curves, fit, load_weights, predict
+
+SCRIPT = Path(__file__).with_name("train_script.py")
+
+
+def net(seed=0, dropout=0.2):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(dropout), nn.Flatten(),
+                             nn.Linear(16, 2))  # fmt: skip
+
+
+def data(count=48, seed=0):
+    """Images (count, 1, 4, 4); class 1 where the left half is brighter."""
+    images = torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return images, (images[..., :2].mean((1, 2, 3)) > images[..., 2:].mean((1, 2, 3))).long()
+
+
+def flipped(images, targets, generator):
+    return (images.flip(2) if torch.rand((), generator=generator) < 0.5 else images), targets
+
+
+def run(model, epochs=4, **options):
+    settings = dict(loss=nn.functional.cross_entropy, batch_size=16, lr=1e-2, progress=False, augment=flipped)
+    return fit(model, data(), data(24, seed=1), epochs=epochs, **(settings | options))
+
+
+def same(one, two):
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def without_seconds(history):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
+
+
+# ---- it learns
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [dict(lr=0.02), dict(optimizer="sgd", lr=0.2, schedule="cosine"), dict(lr=0.05, schedule="onecycle")],
+)
+def test_it_learns_what_a_validation_set_confirms(settings):
+    model = net()
+    train, test = data(256), data(128, seed=2)
+    said = fit(model, train, data(64, seed=1), loss=nn.functional.cross_entropy, epochs=25, batch_size=32,
+               progress=False, **settings)  # fmt: skip
+    assert (predict(model, test[0]).argmax(1) == test[1]).float().mean() > 0.85
+    assert len(said.history) == 25
+    assert said.seconds > 0
+    assert not model.training
+
+
+def test_the_model_holds_the_weights_of_the_best_epoch_by_the_score_given():
+    seen = []
+
+    def score(model, validation):
+        assert not model.training
+        assert torch.equal(validation[0], data(24, seed=1)[0])
+        seen.append({name: t.clone() for name, t in model.state_dict().items()})
+        return [0.1, 0.7, 0.7, 0.3][len(seen) - 1]
+
+    model = net()
+    said = run(model, score=score)
+    assert (said.best_epoch, said.best_score) == (2, 0.7)
+    assert same(model.state_dict(), seen[1])
+    assert not same(model.state_dict(), seen[2])
+
+
+def test_without_a_score_the_lowest_validation_loss_is_best_and_is_the_mean_over_items():
+    model = net()
+    said = run(model, batch_size=10)  # 24 validation items: batches of 10, 10 and 4
+    losses = [row["validation_loss"] for row in said.history]
+    assert said.best_score == -min(losses)
+    images, targets = data(24, seed=1)
+    assert nn.functional.cross_entropy(model(images), targets).item() == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_each_pass_shows_each_item_once_and_batches_go_on_into_the_next_pass():
+    order = room._order(10, 4, 5, seed=3)
+    assert [len(chosen) for chosen in order] == [4] * 5
+    shown = torch.cat(order)
+    assert sorted(shown[:10].tolist()) == sorted(shown[10:].tolist()) == list(range(10))
+    assert shown[:10].tolist() != shown[10:].tolist()
+    assert torch.cat(room._order(10, 4, 5, seed=4)).tolist() != shown.tolist()
+
+
+@pytest.mark.parametrize(("wanted", "batches"), [(None, 3), (7, 7)])
+def test_an_epoch_has_the_batches_asked_for(wanted, batches):
+    steps = []
+    run(net(), epochs=2, batches_per_epoch=wanted, augment=lambda x, y, g: (steps.append(len(x)), (x, y))[1])
+    assert steps == [16] * batches * 2
+
+
+def test_one_step_of_sgd_is_the_formula():
+    model, (images, targets) = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), data(8)
+    before = model[1].weight.detach().clone()
+    nn.functional.cross_entropy(model(images), targets).backward()
+    expected = before - 0.5 * (model[1].weight.grad + 0.1 * before)
+    model.zero_grad()
+    fit(model, (images, targets), (images, targets), loss=nn.functional.cross_entropy, epochs=1, batch_size=64,
+        optimizer="sgd", lr=0.5, weight_decay=0.1, progress=False)  # fmt: skip
+    assert torch.allclose(model[1].weight, expected, atol=1e-6)
+
+
+def test_the_rate_halves_once_so_many_epochs_were_no_better():
+    model, worse = net(), iter(range(1, 100))
+
+    def loss(output, target):  # a validation loss that only ever grows: the first epoch stays best
+        return output.sum() * 0 + (1.0 if model.training else next(worse))
+
+    rates = [row["lr"] for row in run(model, 9, loss=loss, schedule="plateau", patience=3, lr=0.8).history]
+    assert rates == [0.8, 0.8, 0.8, 0.8, 0.4, 0.4, 0.4, 0.2, 0.2]
+
+
+def test_cosine_and_one_cycle_follow_their_formulas():
+    rates = [row["lr"] for row in run(net(), 4, schedule="cosine", lr=0.1).history]
+    last = (2, 5, 8, 11)  # the last of the three batches of each epoch, of twelve
+    assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * k / 12)) for k in last], abs=1e-12)
+    rates = [row["lr"] for row in run(net(), 10, schedule="onecycle", lr=0.1).history]
+    assert max(rates) == rates[2] > 0.09  # the top lies at 30 %
+    assert rates[-1] < 1e-6
+
+
+# ---- data in every form
+
+
+class Drawn(Dataset):
+    """Pairs that draw from numpy's and torch's global random numbers, as many data sets do."""
+
+    def __init__(self, noise=0.0):
+        self.images, self.targets, self.noise = *data(), noise
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        noise = self.noise * (np.random.rand() + torch.rand(()))  # noqa: NPY002
+        return self.images[index] + noise, int(self.targets[index])
+
+
+def test_a_data_set_of_pairs_gives_what_whole_tensors_give():
+    one, two = (
+        net(dropout=0.0),
+        net(dropout=0.0),
+    )  # the data set draws from the numbers that dropout draws from
+    first = run(one)
+    second = fit(two, Drawn(), Drawn(), loss=nn.functional.cross_entropy, epochs=4, batch_size=16, lr=1e-2,
+                 progress=False, augment=flipped)  # fmt: skip
+    assert [r["train_loss"] for r in first.history] == [r["train_loss"] for r in second.history]
+    assert torch.equal(predict(one, Drawn(), batch_size=7), predict(one, data()[0], batch_size=7))
+
+
+@pytest.mark.slow
+def test_readers_in_other_processes_give_the_same_run_each_time():
+    models = [net(), net()]
+    said = [
+        fit(
+            model,
+            Drawn(0.1),
+            Drawn(),
+            loss=nn.functional.cross_entropy,
+            epochs=2,
+            batch_size=16,
+            workers=2,
+            progress=False,
+        )
+        for model in models
+    ]
+    assert without_seconds(said[0].history) == without_seconds(said[1].history)
+    assert same(models[0].state_dict(), models[1].state_dict())
+
+
+def test_bytes_become_floats_a_batch_at_a_time():
+    images, targets = data()
+    small = (images * 255).to(torch.uint8)
+    seen = []
+    fit(net(), (small, targets), (small, targets), loss=nn.functional.cross_entropy, epochs=1, progress=False,
+        augment=lambda x, y, g: (seen.append(x), (x, y))[1])  # fmt: skip
+    assert seen[0].dtype == torch.float32
+    assert sorted(seen[0].unique().tolist()) == sorted((small.unique() / 255).tolist())
+
+
+def test_items_of_the_data_room_become_pairs():
+    items = [{"image": torch.rand(3, 9, 8), "mask": torch.arange(72).view(9, 8), "name": "a"}]
+    image, mask = Pairs(items, size=4)[0]
+    assert torch.equal(image, items[0]["image"][:, 2:6, 2:6])
+    assert torch.equal(mask, items[0]["mask"][2:6, 2:6])
+    assert Pairs([{"image": torch.rand(3, 9, 8), "label": 3}])[0][1] == 3
+    with pytest.raises(ValueError, match="9 x 8 pixels has no central 10 x 10"):
+        Pairs(items, size=10)[0]
+    with pytest.raises(ValueError, match="neither mask nor label"):
+        Pairs([{"image": 1, "name": "a"}])
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_other_precisions_learn_and_are_measured_in_that_of_the_weights(precision):
+    model = net()
+    said = run(model, 12, precision=precision, lr=0.03)
+    assert said.history[-1]["train_loss"] < said.history[0]["train_loss"]
+    assert next(model.parameters()).dtype == (torch.float64 if precision == "64-true" else torch.float32)
+    assert predict(model, data()[0]).dtype == next(model.parameters()).dtype
+
+
+def test_prediction_leaves_the_mode_as_it_was():
+    model = net().train()
+    assert predict(model, data()[0]).shape == (48, 2)
+    assert model.training
+
+
+def test_the_callers_random_numbers_stay_untouched():
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    before = torch.rand(3), np.random.rand(3)  # noqa: NPY002
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    run(net(), 1)
+    assert torch.equal(torch.rand(3), before[0])
+    assert np.array_equal(np.random.rand(3), before[1])  # noqa: NPY002
+
+
+def test_a_seed_repeats_a_run_and_another_changes_it():
+    one, two, three = net(), net(), net()
+    a, b, c = run(one), run(two), run(three, seed=1)
+    assert without_seconds(a.history) == without_seconds(b.history)
+    assert same(one.state_dict(), two.state_dict())
+    assert a.history[0]["train_loss"] != c.history[0]["train_loss"]
+
+
+# ---- what is kept
+
+
+def test_a_folder_holds_weights_config_log_and_curves(tmp_path):
+    model = net()
+    said = run(model, folder=tmp_path / "a", config={"model": "tiny", "width": (4, 2)})
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {
+        *("last.pt", "best.safetensors", "config.json", "log.csv", "curves.png"),
+    }
+    assert same(load_file(tmp_path / "a" / "best.safetensors"), model.state_dict())
+    about = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert about["best_epoch"] == said.best_epoch
+    assert about["settings"]["config"] == {"model": "tiny", "width": [4, 2]}
+    assert about["settings"]["lr"] == 1e-2
+    with (tmp_path / "a" / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["train_loss"]) for row in rows] == [row["train_loss"] for row in said.history]
+    assert (tmp_path / "a" / "curves.png").read_bytes()[1:4] == b"PNG"
+    other = net(seed=9)
+    assert load_weights(other, tmp_path / "a")["best_score"] == said.best_score
+    assert same(other.state_dict(), model.state_dict())
+
+
+def test_weights_of_another_network_are_refused_in_a_sentence(tmp_path):
+    run(net(), 1, folder=tmp_path)
+    with pytest.raises(TrainingError, match=r"best.safetensors does not fit Linear: .*config.json"):
+        load_weights(nn.Linear(3, 3), tmp_path)
+    with pytest.raises(TrainingError, match="is missing; train first"):
+        load_weights(nn.Linear(3, 3), tmp_path / "nowhere.safetensors")
+
+
+def test_curves_show_every_epoch_and_the_best():
+    history = [
+        dict(epoch=e, train_loss=1 / e, validation_loss=2 / e, score=[0.2, 0.9, 0.5][e - 1], lr=0.1)
+        for e in (1, 2, 3)
+    ]
+    left, right, rate = curves(history).axes
+    assert [list(line.get_ydata()) for line in left.lines] == [[1, 1 / 2, 1 / 3], [2, 1, 2 / 3]]
+    assert right.lines[1].get_xydata().tolist() == [[2, 0.9]]
+    assert list(rate.lines[0].get_ydata()) == [0.1] * 3
+
+
+@pytest.mark.parametrize("schedule", [None, "plateau", "onecycle", "cosine"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_continued_run_is_the_run_that_never_stopped(tmp_path, schedule, optimizer):
+    settings = dict(schedule=schedule, patience=1, optimizer=optimizer)
+    whole, halves = net(), net()
+    expected = run(whole, 5, folder=tmp_path / "whole", **settings)
+
+    class Stop(Exception):
+        pass
+
+    def stop(images, targets, generator):
+        stop.steps += 1
+        if stop.steps == 8:  # in the middle of the third epoch
+            raise Stop
+        return flipped(images, targets, generator)
+
+    stop.steps, stop.__qualname__ = 0, flipped.__qualname__
+    with pytest.raises(Stop):
+        run(halves, 5, folder=tmp_path / "halves", augment=stop, **settings)
+    again = net(seed=7)  # other weights: everything comes from the folder
+    said = run(again, 5, folder=tmp_path / "halves", **settings)
+    assert without_seconds(said.history) == without_seconds(expected.history)
+    assert same(again.state_dict(), whole.state_dict())
+    ends = [torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "halves")]
+    assert same(ends[0]["model"], ends[1]["model"])
+    assert str(ends[0]["optimizer"]) == str(ends[1]["optimizer"])
+    assert ends[0]["schedule"] == ends[1]["schedule"]
+
+
+def test_a_finished_run_is_not_trained_again_and_can_be_made_longer(tmp_path):
+    one, two, whole = net(), net(), net()
+    run(one, 2, folder=tmp_path)
+    called = []
+    said = run(two, 2, folder=tmp_path, augment=flipped, score=None)
+    assert len(said.history) == 2
+    assert called == []
+    assert same(one.state_dict(), two.state_dict())
+    longer = run(two, 4, folder=tmp_path)
+    assert without_seconds(longer.history) == without_seconds(run(whole, 4).history)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_run_goes_on_to_the_same_numbers(tmp_path):
+    """SIGKILL between batches, while each kind of file is half written, and just after the checkpoint."""
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "kill", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=one_thread(),
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["killed"] == said["places"] >= 6
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert (whole / "best.safetensors").read_bytes() == (killed / "best.safetensors").read_bytes()
+    ends = [torch.load(folder / "last.pt", weights_only=True) for folder in (whole, killed)]
+    assert same(ends[0]["model"], ends[1]["model"])
+    assert str(ends[0]["optimizer"]) == str(ends[1]["optimizer"])
+    logs = []
+    for folder in (whole, killed):
+        with (folder / "log.csv").open() as file:
+            logs.append(without_seconds(csv.DictReader(file)))
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives_with_the_same_batch(tmp_path):
+    runpy.run_path(str(SCRIPT))["share"](tmp_path / "one")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    done = subprocess.run([*command, SCRIPT, "share", tmp_path / "two"], capture_output=True, text=True,
+                          timeout=240, env=one_thread())  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    one, two = (load_file(tmp_path / name / "best.safetensors") for name in ("one", "two"))
+    for name in one:
+        assert torch.allclose(one[name], two[name], rtol=0, atol=1e-12), name
+    logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("one", "two")]
+    for a, b in zip(*(list(csv.DictReader(log)) for log in logs), strict=True):
+        for column in ("train_loss", "validation_loss", "score"):
+            assert float(a[column]) == pytest.approx(float(b[column]), abs=1e-6)
+
+
+def one_thread():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+# ---- what goes wrong is said in a sentence, and nothing good is lost
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_best_weights(tmp_path):
+    model, kept = net(), {}
+
+    def loss(output, target):
+        return nn.functional.cross_entropy(output, target) * (math.nan if kept.get("epochs", 0) >= 2 else 1)
+
+    def score(model, validation):
+        kept["epochs"] = kept.get("epochs", 0) + 1
+        kept[kept["epochs"]] = {name: t.clone() for name, t in model.state_dict().items()}
+        return -kept["epochs"]
+
+    with pytest.raises(
+        TrainingError, match=r"became nan in epoch 3.*weights of epoch 1, the best of 2, are kept"
+    ):
+        run(model, 5, loss=loss, score=score, folder=tmp_path)
+    assert same(model.state_dict(), kept[1])
+    assert same(load_file(tmp_path / "best.safetensors"), kept[1])
+    assert len(torch.load(tmp_path / "last.pt", weights_only=True)["history"]) == 2
+
+
+def test_a_first_epoch_without_numbers_says_that_nothing_was_lost():
+    with pytest.raises(TrainingError, match=r"became nan in epoch 1.*no epoch had ended"):
+        run(net(), loss=lambda o, t: o.sum() * math.nan)
+    with pytest.raises(TrainingError, match="score nan; try a smaller lr"):
+        run(net(), score=lambda model, validation: math.nan)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full stands for a full disk")
+@pytest.mark.parametrize("file", ["last.pt", "best.safetensors", "log.csv", "curves.png"])
+def test_a_full_disk_stops_and_the_run_continues_once_there_is_room(tmp_path, file):
+    whole = net()
+    expected = run(whole, 4)
+    model = net()
+
+    def fill(model, validation):
+        fill.epochs += 1
+        if fill.epochs == (4 if file == "curves.png" else 3):
+            (tmp_path / f"{file}.part").symlink_to("/dev/full")
+        return float(fill.epochs)
+
+    fill.epochs, fill.__qualname__ = 0, "growing"
+    with pytest.raises(
+        TrainingError, match=rf"{file} could not be written \(No space left on device\); make room"
+    ):
+        run(model, 4, folder=tmp_path, score=fill)
+    assert not list(tmp_path.glob("*.part"))
+    before = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert same(before["best"], model.state_dict())
+
+    def growing(model, validation):
+        growing.epochs += 1
+        return float(growing.epochs)
+
+    growing.epochs, growing.__qualname__ = len(before["history"]), "growing"
+    said = run(net(seed=3), 4, folder=tmp_path, score=growing)
+    assert [r["train_loss"] for r in said.history] == [r["train_loss"] for r in expected.history]
+
+
+def test_an_empty_set_is_named():
+    nothing = data()[0][:0], data()[1][:0]
+    with pytest.raises(TrainingError, match="training set is empty; check its split"):
+        fit(net(), nothing, data(), loss=nn.functional.cross_entropy, epochs=1)
+    with pytest.raises(TrainingError, match="validation set is empty"):
+        fit(net(), data(), nothing, loss=nn.functional.cross_entropy, epochs=1)
+    with pytest.raises(ValueError, match="48 images and 47 targets"):
+        fit(net(), (data()[0], data()[1][1:]), data(), loss=nn.functional.cross_entropy, epochs=1)
+
+
+def test_a_missing_class_is_named_with_its_set():
+    images, targets = data()
+    with pytest.raises(TrainingError, match="No training target holds class 2, 3 of the 4 classes"):
+        run(net(), classes=4)
+    chosen = targets == 1
+    with pytest.raises(TrainingError, match="No validation target holds class 0 of the 2 classes"):
+        fit(
+            net(),
+            Drawn(),
+            (images[chosen], targets[chosen]),
+            loss=nn.functional.cross_entropy,
+            epochs=1,
+            classes=2,
+        )
+    run(net(), 1, classes=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (dict(lr=0.5), "lr was 0.01, is 0.5"),
+        (dict(seed=3), "seed was 0, is 3"),
+        (dict(augment=None), "augment was 'flipped', is None"),
+        (dict(config={"width": 8}), r"config was \{\}, is \{'width': 8\}"),
+        (dict(schedule="cosine"), "schedule was None, is 'cosine'"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused_and_left_alone(tmp_path, change, said):
+    run(net(), 1, folder=tmp_path)
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(TrainingError, match=rf"holds a run with other settings: .*{said}"):
+        run(net(), 2, folder=tmp_path, **change)
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_a_folder_of_another_network_or_a_spoilt_checkpoint_is_refused(tmp_path):
+    run(net(), 1, folder=tmp_path)
+    with pytest.raises(TrainingError, match=r"weights was 'Sequential 9 tensors.*, is 'Sequential 2 tensors"):
+        run(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), 1, folder=tmp_path)
+    (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:500])
+    with pytest.raises(TrainingError, match=r"last.pt cannot be read .*delete it to start anew"):
+        run(net(), 1, folder=tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match="file cannot be made"):
+        run(net(), 1, folder=tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (dict(optimizer="lion"), "known are 'adam', 'sgd'"),
+        (dict(schedule="step"), "known are None, 'plateau', 'onecycle', 'cosine'"),
+        (dict(epochs=0), "epochs=0; it must be at least 1"),
+        (dict(batches_per_epoch=-1), "batches_per_epoch=-1"),
+        (dict(lr=0.0), "lr=0.0; it must be greater than 0"),
+        (dict(lr=math.nan), "lr=nan; it must be greater than 0"),
+        (dict(seed=-1), "seed=-1; it must not be negative"),
+    ],
+)
+def test_arguments_out_of_range_are_named(change, said):
+    with pytest.raises(ValueError, match=said):
+        run(net(), **change)
+
+
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(TrainingError, match="device='tpu' with precision='32-true' is not to be had here"):
+        run(net(), device="tpu")
+
+
+def test_an_interrupted_run_leaves_the_best_weights_in_the_model():
+    model = net()
+
+    def score(model, validation):
+        score.calls += 1
+        if score.calls == 3:
+            raise KeyboardInterrupt
+        score.states.append({name: t.clone() for name, t in model.state_dict().items()})
+        return -score.calls
+
+    score.calls, score.states = 0, []
+    with pytest.raises(KeyboardInterrupt):
+        run(model, 5, score=score)
+    assert same(model.state_dict(), score.states[0])
+    assert not model.training
+
+
+# ---- progress
+
+
+def test_progress_is_lines_on_stdout_where_there_is_no_terminal(capfd):
+    run(net(), 30, progress=True)
+    out, err = capfd.readouterr()
+    assert err == ""
+    lines = out.splitlines()
+    assert 10 <= len(lines) <= 12
+    assert lines[-1].startswith("epoch 30/30  loss 0.")
+    assert "best score -0." in lines[-1]
+    run(net(), 2, progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch, capfd):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    run(net(), 3, progress=True)
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert "epoch 3/3" in out
+    assert "━" in out
+
+
+def test_training_says_nothing_before_it_began():
+    assert Training().best_score == -math.inf
