@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import socket
@@ -27,9 +28,22 @@ FLAGS = [
 ]
 
 
+# Playwright's own half minute is little on a crowded machine; whoever waits goes on as soon as it may.
+PATIENCE_MS = 180_000
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.when == "call":
+        item.failed_in_browser = report.failed
+    return report
+
+
 @pytest.fixture(scope="session")
 def browser():
     sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)")
+    sync.expect.set_options(timeout=PATIENCE_MS)
     if not Path(CHROMIUM).exists():
         pytest.skip("chromium is not installed (Debian: apt install chromium)")
     with sync.sync_playwright() as playwright:
@@ -47,22 +61,31 @@ def shot():
 
 
 @pytest.fixture
-def open_page(browser):
-    """Opens pages of their own; `page.outside`: requests to other hosts, `page.broken`: script errors."""
+def open_page(browser, shot, request):
+    """Opens pages of their own; `page.outside`: requests to other hosts, `page.broken`: script errors.
+
+    After a test that failed, what its pages show is kept as a screenshot, and what they logged is printed.
+    """
     contexts = []
 
     def open_one(**options):
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 1000}} | options))
         contexts.append(context)
+        context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
-        page.outside, page.broken = [], []
+        page.outside, page.broken, page.logged = [], [], []
         local = ("file:", "data:", "blob:", "http://127.0.0.1", "ws://127.0.0.1")
         page.on("request", lambda r: None if r.url.startswith(local) else page.outside.append(r.url))
         page.on("pageerror", lambda error: page.broken.append(str(error)))
+        page.on("console", lambda said: page.logged.append(f"{said.type}: {said.text[:300]}"))
         return page
 
     yield open_one
-    for context in contexts:
+    for number, context in enumerate(contexts):
+        if getattr(request.node, "failed_in_browser", False):
+            for page in context.pages:
+                shot(page, f"failed_{re.sub('[^a-z0-9]+', '_', request.node.name.lower())}_{number}")
+                print(page.url, *page.broken, *page.logged[-40:], sep="\n")
         context.close()
 
 
@@ -74,7 +97,7 @@ def die_with_parent():
 
 
 @pytest.fixture
-def lab(tmp_path):
+def lab(tmp_path, request):
     """Starts JupyterLab on a folder of its own, away from the user: `lab(files)(path)` is a URL."""
     started = []
 
@@ -84,9 +107,6 @@ def lab(tmp_path):
             folder.mkdir()
         for name, text in files.items():
             (work / name).write_text(text, encoding="utf-8")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         token = "t" * 40
         environment = {
             k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "JPY_", "MPLBACKEND"))
@@ -101,31 +121,33 @@ def lab(tmp_path):
             "PYTHONPATH": str(ROOT / "tests" / "coursekit"),
             "OMP_NUM_THREADS": "1",
         }
-        log = (tmp_path / "lab.log").open("w")
-        process = subprocess.Popen(
-            [
-                sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
-                "--ServerApp.ip=127.0.0.1",
-                f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
-                f"--ServerApp.root_dir={work}",
-                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-            ],
-            cwd=work, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            preexec_fn=die_with_parent,
-        )  # fmt: skip
-        started.append((process, log))
-        base = f"http://127.0.0.1:{port}"
-        for _ in range(600):
-            if process.poll() is not None:
-                pytest.fail(f"JupyterLab ended at once: {(tmp_path / 'lab.log').read_text()[-2000:]}")
-            try:
-                urllib.request.urlopen(f"{base}/api/status?token={token}", timeout=5).close()
-                break
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.2)
-        else:
-            pytest.fail("JupyterLab did not answer")
-        return lambda path: f"{base}/lab/tree/{path}?token={token}&reset"
+        log = (tmp_path / "lab.log").open("a")
+        for _ in range(3):  # somebody else may take the port before JupyterLab has it
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            process = subprocess.Popen(
+                [
+                    sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
+                    "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
+                    f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={work}",
+                    "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+                    "--LabApp.expose_app_in_browser=True",  # the tests ask it what its kernel and its cells do
+                ],
+                cwd=work, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                preexec_fn=die_with_parent,
+            )  # fmt: skip
+            started.append((process, log))
+            base = f"http://127.0.0.1:{port}"
+            for _ in range(600):
+                if process.poll() is not None:
+                    break
+                try:
+                    urllib.request.urlopen(f"{base}/api/status?token={token}", timeout=5).close()
+                    return lambda path: f"{base}/lab/tree/{path}?token={token}&reset"
+                except (urllib.error.URLError, OSError):
+                    time.sleep(0.2)
+        pytest.fail(f"JupyterLab did not answer: {(tmp_path / 'lab.log').read_text()[-2000:]}")
 
     yield start
     for process, log in started:
@@ -137,3 +159,5 @@ def lab(tmp_path):
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 continue
         log.close()
+    if getattr(request.node, "failed_in_browser", False) and started:
+        print((tmp_path / "lab.log").read_text()[-4000:])
