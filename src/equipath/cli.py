@@ -1,11 +1,14 @@
-"""The command line: ``equipath data list | fetch | make | slide | verify``; further rooms add their commands
-to :data:`app`.
+"""The command line: ``equipath data list | fetch | make | slide | verify``, ``train``, ``run``, ``report``; further
+rooms add their commands to :data:`app`.
 
-A :class:`equipath.data.DataError` is shown as its sentence, without a traceback, and ends with exit code 1.
+What a user can mend (:class:`equipath.data.DataError`, :class:`equipath.train.TrainingError`, a wrong name or
+number) is shown as its sentence, without a traceback, and ends with exit code 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -178,6 +181,163 @@ def slide_(
         typer.echo(f"equipath: {error}", err=True)
         raise typer.Exit(1) from error
     typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """What the user can mend ends in its sentence."""
+    from equipath.data import DataError
+    from equipath.train import TrainingError
+
+    try:
+        yield
+    except (DataError, TrainingError, ValueError) as error:
+        typer.echo(f"equipath: {error}", err=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        typer.echo("equipath: stopped; run the same command again to continue.", err=True)
+        raise typer.Exit(130) from None
+
+
+Seed = Annotated[int, typer.Option(help="Of initial weights, shuffling and augmentation.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+
+
+@app.command("train")
+def train_(
+    network: Annotated[
+        str, typer.Argument(help="unet, p4m_unet, seunet, p4m_densenet, …; `list` shows all.")
+    ],
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Checkpoints, best weights, log and curves; a run that is there is continued. "
+            "runs/NETWORK-DATA-SEED by default."
+        ),
+    ] = None,
+    data: Annotated[str, typer.Option(help="slides, or a public data set.")] = "slides",
+    task: Annotated[str | None, typer.Option(help="Of the data set; its own by default.")] = None,
+    fraction: Annotated[float, typer.Option(help="Part of the training set, nested.")] = 1.0,
+    crop: Annotated[int | None, typer.Option(help="Central pixels of each picture.")] = None,
+    width: Annotated[int | None, typer.Option(help="Channels, fields or growth of the first block.")] = None,
+    epochs: int = 20,
+    batch_size: int = 16,
+    lr: float = 1e-3,
+    optimizer: Annotated[str, typer.Option(help="adam or sgd.")] = "adam",
+    weight_decay: float = 0.0,
+    schedule: Annotated[str, typer.Option(help="none, plateau, onecycle or cosine.")] = "plateau",
+    patience: Annotated[int, typer.Option(help="Epochs without improvement before plateau halves lr.")] = 20,
+    augment: Annotated[bool, typer.Option(help="Turn and mirror each training picture at random.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed or 64-true.")] = "32-true",
+    root: Root = None,
+) -> None:
+    """Train a network on a data set; the weights of the best validation epoch are kept.
+
+    Start it with `torchrun --nproc-per-node N -m equipath train …` to share each batch between N processes.
+    """
+    import torch
+    from torch import nn
+
+    from equipath.data import load
+    from equipath.losses import dice_cross_entropy
+    from equipath.models.named import NETWORKS, build
+    from equipath.models.seunet import SEUNet
+    from equipath.train import Pairs, fit, in_memory, roto_reflections
+
+    if network == "list":
+        for name, known in NETWORKS.items():
+            typer.echo(f"{name:<16} {known.task:<9} --width: {known.width} of {known.cls}")
+        return
+    with _sentences():
+        if network not in NETWORKS:
+            raise ValueError(f"got the network {network!r}; known are {', '.join(NETWORKS)}.")
+        target = "mask" if NETWORKS[network].task == "segment" else "label"
+        sets = {}
+        names: tuple[str, ...] = ()
+        for split, part in (("train", fraction), ("val", 1.0)):
+            items = load(data, task, split, part, 0, root)
+            names = names or items.classes  # type: ignore[attr-defined]
+            if len(items) and target not in items[0]:  # type: ignore[arg-type]
+                raise ValueError(
+                    f"{network} wants a {target} for each picture; {data} has none for this task."
+                )
+            sets[split] = in_memory(Pairs(items, target, crop))
+        most = max(int(targets.max()) if len(targets) else 0 for _, targets in sets.values())
+        classes = [*names, *map(str, range(len(names), most + 1))]
+        torch.manual_seed(seed)
+        model = build(network, len(classes), width)
+        loss = model.loss if isinstance(model, SEUNet) else dice_cross_entropy
+        folder = folder or Path("runs") / f"{network}-{data}-{seed}"
+        said = fit(
+            model,
+            sets["train"],
+            sets["val"],
+            loss=nn.functional.cross_entropy if target == "label" else loss,
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            lr=lr,
+            weight_decay=weight_decay,
+            schedule=None if schedule == "none" else schedule,
+            patience=patience,
+            augment=roto_reflections if augment else None,
+            classes=len(classes),
+            folder=folder,
+            seed=seed,
+            device=device,
+            precision=precision,
+            config={
+                "model": network,
+                "width": width,
+                "classes": classes,
+                "data": data,
+                "task": task,
+                "fraction": fraction,
+                "crop": crop,
+            },
+        )
+    best = said.history[said.best_epoch - 1]
+    typer.echo(
+        f"{folder}: best of {len(said.history)} epochs is {said.best_epoch}, validation loss "
+        f"{best['validation_loss']:.4f}; {said.seconds:.0f} s on {said.device}"
+    )
+
+
+@app.command("run")
+def run_(
+    name: Annotated[str, typer.Argument(help="steerable, pcam, gunet, seunet or srenet.")],
+    data: Annotated[str, typer.Option(help="slides, or a public data set.")] = "slides",
+    size: Annotated[str, typer.Option(help="small: minutes; paper: the paper's own setting.")] = "small",
+    seed: Seed = 0,
+    folder: Annotated[
+        Path | None, typer.Option(help="Checkpoints, so that a run that was stopped goes on.")
+    ] = None,
+) -> None:
+    """Run a paper's experiment once and keep its numbers in book/results; `equipath report` shows them."""
+    from importlib import import_module
+
+    from equipath.experiments import NAMES
+    from equipath.experiments.results import SIZES, flat
+
+    with _sentences():
+        if name not in NAMES:
+            raise ValueError(f"got the experiment {name!r}; known are {', '.join(NAMES)}.")
+        if size not in SIZES:
+            raise ValueError(f"got --size {size}; known are {', '.join(SIZES)}.")
+        experiment = import_module(f"equipath.experiments.{name}")
+        for key, value in flat(experiment.run(data=data, size=size, seed=seed, folder=folder)).items():
+            typer.echo(f"{key:<50} {value:.4g}" if isinstance(value, float) else f"{key:<50} {value}")
+
+
+@app.command("report")
+def report_() -> None:
+    """Make the book's page of results anew, from the runs in book/results."""
+    from equipath.experiments.report import write
+
+    with _sentences():
+        typer.echo(f"wrote {write()}")
 
 
 def main() -> None:

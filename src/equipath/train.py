@@ -37,7 +37,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-__all__ = ["Pairs", "Training", "TrainingError", "curves", "device_name", "fit", "load_weights", "predict"]
+from equipath.groups import P4M
+from equipath.models.named import build
+
+__all__ = [
+    "Pairs",
+    "Training",
+    "TrainingError",
+    "curves",
+    "device_name",
+    "fit",
+    "in_memory",
+    "load_model",
+    "load_weights",
+    "predict",
+    "roto_reflections",
+]
 
 Data = Dataset | tuple[Tensor, Tensor]
 LOOK = 20  # batches between two looks at the loss: a look makes a GPU wait
@@ -239,7 +254,15 @@ class Pairs(Dataset):
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Any]:
-        item = self.items[index]
+        return self._pair(self.items[index])
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Any]]:
+        """Several at a time, which rendered slides do faster."""
+        several = getattr(self.items, "__getitems__", None)
+        items = several(indices) if several else [self.items[i] for i in indices]
+        return [self._pair(item) for item in items]
+
+    def _pair(self, item: dict[str, Any]) -> tuple[Tensor, Any]:
         image, target = item["image"], item[self.target]
         return self._cut(image), self._cut(target) if isinstance(target, Tensor) else target
 
@@ -253,6 +276,47 @@ class Pairs(Dataset):
             )
         top, left = (height - self.size) // 2, (width - self.size) // 2
         return x[..., top : top + self.size, left : left + self.size]
+
+
+def in_memory(data: Dataset, progress: Callable[[int, int], None] | None = None) -> tuple[Tensor, Tensor]:
+    """Read every pair once: images (N, C, H, W) as bytes (0 … 255) and targets (N, …) int64.
+
+    For sets that fit: rendering or unpacking them anew in every epoch costs more than the training.
+    `progress` is told (done, all).
+    """
+    images: list[Tensor] = []
+    targets: list[Tensor] = []
+    several = getattr(data, "__getitems__", lambda indices: [data[i] for i in indices])
+    for chosen in torch.arange(_count(data)).split(32):
+        for image, target in several(chosen.tolist()):
+            if images and image.shape != images[0].shape:
+                raise ValueError(
+                    f"item {len(images)} has {' x '.join(map(str, image.shape[-2:]))} pixels, the first one "
+                    f"{' x '.join(map(str, images[0].shape[-2:]))}; cut all to one size: Pairs(items, size=...)."
+                )
+            images.append((image * 255).round().to(torch.uint8))
+            targets.append(torch.as_tensor(target))
+        if progress is not None:
+            progress(len(images), _count(data))
+    if not images:
+        return torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)
+    return torch.stack(images), torch.stack(targets).long()
+
+
+def roto_reflections(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The papers' augmentation: each picture by one of the eight roto-reflections, its map of classes with it.
+
+    Args:
+        images: (B, C, H, W), square.
+        targets: (B, H, W) or (B, C, H, W) maps that move with the picture, or (B,) labels that do not.
+    """
+    if images.shape[-1] != images.shape[-2]:
+        raise ValueError(f"a quarter turn wants square pictures; got {tuple(images.shape[-2:])}.")
+    drawn = torch.randint(len(P4M), (len(images),), generator=generator).tolist()
+    moved = torch.stack([P4M.act(image, h) for image, h in zip(images, drawn, strict=True)])
+    if targets.dim() < 3:
+        return moved, targets
+    return moved, torch.stack([P4M.act(target, h) for target, h in zip(targets, drawn, strict=True)])
 
 
 def _count(data: Data) -> int:
@@ -595,6 +659,20 @@ def load_weights(model: nn.Module, folder: str | os.PathLike[str]) -> dict[str, 
     model.eval()
     about = path.with_name("config.json")
     return json.loads(about.read_text()) if about.exists() else {}
+
+
+def load_model(folder: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
+    """The network that `equipath train` left in `folder`, in eval mode, and what `config.json` says of it."""
+    path = Path(folder)
+    try:
+        config = json.loads((path / "config.json").read_text())["settings"]["config"]
+        model = build(config["model"], len(config["classes"]), config["width"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise TrainingError(
+            f"{path} is no folder of `equipath train` ({error}): it wants best.safetensors and a config.json that "
+            "names the network."
+        ) from error
+    return model, load_weights(model, path)
 
 
 def curves(history: list[dict[str, float]]) -> Any:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from equipath.train import device_name
 
-__all__ = ["Picture", "Table", "cell", "grouped", "load", "mean_sd", "results_folder", "save"]
+__all__ = ["Picture", "Table", "cell", "flat", "grouped", "load", "mean_sd", "results_folder", "save"]
 
 FIELDS = ("experiment", "data", "size", "config", "seed", "versions", "seconds", "device", "metrics")
 SIZES = ("small", "paper")
@@ -162,6 +162,17 @@ def mean_sd(values: Iterable[float | None], digits: int = 3, scale: float = 1.0)
 def cell(runs: Iterable[dict[str, Any]], metric: str, digits: int = 3, scale: float = 1.0) -> str:
     """`mean_sd` of one metric over runs that differ in their seed alone; `scale=100` gives percent."""
     return mean_sd((run["metrics"].get(metric) for run in runs), digits, scale)
+
+
+def flat(metrics: dict[str, Any], start: str = "") -> dict[str, Any]:
+    """Nested metrics by their path, {"a": {"b": 1}} as {"a.b": 1}; lists are left out."""
+    found: dict[str, Any] = {}
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{start}{name}.")
+        elif not isinstance(value, list | tuple):
+            found[f"{start}{name}"] = value
+    return found
 
 
 def _plain(value: Any) -> Any:
