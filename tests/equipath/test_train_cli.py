@@ -1,0 +1,155 @@
+"""`equipath train`, `run` and `report`: what they make, and the one sentence that a mistake ends in."""
+
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+pytest.importorskip("typer")
+from typer.testing import CliRunner
+
+from equipath.cli import app
+from equipath.groups import P4M
+from equipath.models.named import NETWORKS, build
+from equipath.train import TrainingError, in_memory, load_model, predict, roto_reflections
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+
+    return run
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Data sets by name, small ones: tissue with masks and labels."""
+    chance = torch.Generator().manual_seed(0)
+
+    class Small(list):
+        classes = ("background", "gland")
+
+    def load(name, task, split, fraction, seed, root):
+        if name == "nothing":
+            return Small()
+        images = torch.rand(8, 3, 16, 16, generator=chance)
+        masks = (images[:, 0] > 0.5).long()
+        return Small(
+            {"image": x, "mask": m, "label": k % 2} if name == "both" else {"image": x, "label": k % 2}
+            for k, (x, m) in enumerate(zip(images, masks, strict=True))
+        )
+
+    monkeypatch.setattr("equipath.data.load", load)
+
+
+@pytest.mark.parametrize("network", ["unet", "seunet", "resnet18"])
+def test_train_leaves_a_network_that_can_be_taken_up_again(call, small, tmp_path, network):
+    words = ("train", network, "--data", "both", "--epochs", 1, "--width", 2, "--lr", 0.01, "--batch-size", 4)
+    done = call(*words)
+    assert done.exit_code == 0, done.output
+    assert f"{network}-both-0: best of 1 epochs is 1" in done.output
+    model, about = load_model(tmp_path / "runs" / f"{network}-both-0")
+    assert about["settings"]["config"]["classes"] == ["background", "gland"]
+    images = torch.rand(2, 3, 16, 16)
+    assert predict(model, images).shape[:2] == (2, 2)
+    again = call(*words[:4], "--epochs", 2, *words[6:])
+    assert "best of 2 epochs" in again.output
+    assert "epoch 1/" not in again.output
+
+
+def test_train_says_in_a_sentence_what_does_not_fit(call, small):
+    for words, said in (
+        (("lion",), "got the network 'lion'; known are unet, p4_unet"),
+        (("unet", "--data", "labels"), "unet wants a mask for each picture; labels has none"),
+        (("unet", "--data", "nothing"), "training set is empty"),
+        (("unet", "--data", "both", "--crop", "99"), "16 x 16 pixels has no central 99 x 99"),
+        (("unet", "--data", "both", "--optimizer", "lion"), "known are 'adam', 'sgd'"),
+    ):
+        done = call("train", *words)
+        assert done.exit_code == 1
+        assert done.output.startswith("equipath: ")
+        assert said in done.output
+        assert len(done.output.splitlines()) == 1
+
+
+def test_train_lists_the_networks(call):
+    assert all(name in call("train", "list").output for name in NETWORKS)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_name_is_a_network_that_takes_pictures(name):
+    net = build(name, 3, width=2).eval()
+    side = 96 if "densenet" in name else 32
+    with torch.no_grad():
+        out = net(torch.rand(1, 3, side, side))
+    assert out.shape[:2] == (1, 3)
+    assert out.shape[-2:] == (side, side) if NETWORKS[name].task == "segment" else out.shape == (1, 3)
+
+
+def test_a_name_nobody_knows_and_a_folder_of_something_else(tmp_path):
+    with pytest.raises(ValueError, match="got the network 'lion'; known are unet"):
+        build("lion", 2)
+    with pytest.raises(TrainingError, match="is no folder of `equipath train`"):
+        load_model(tmp_path)
+
+
+def test_run_hands_its_words_on_and_shows_the_numbers(call, monkeypatch):
+    said = {}
+    module = ModuleType("equipath.experiments.gunet")
+    module.run = lambda **words: said.update(words) or {"p4m": {"dice": 0.8125}, "n": 3, "curve": [1, 2]}
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    done = call("run", "gunet", "--data", "ebhi", "--size", "paper", "--seed", 3)
+    assert done.exit_code == 0, done.output
+    assert said == {"data": "ebhi", "size": "paper", "seed": 3, "folder": None}
+    assert [line.split() for line in done.output.splitlines()] == [["p4m.dice", "0.8125"], ["n", "3"]]
+    for words, text in (
+        (("lion",), "known are steerable"),
+        (("gunet", "--size", "huge"), "known are small, paper"),
+    ):
+        done = call("run", *words)
+        assert (done.exit_code, text in done.output) == (1, True)
+
+
+def test_report_says_what_it_wrote_or_why_not(call, monkeypatch, tmp_path):
+    monkeypatch.setattr("equipath.experiments.report.write", lambda: tmp_path / "results.md")
+    assert call("report").output == f"wrote {tmp_path / 'results.md'}\n"
+
+    def nothing():
+        raise ValueError("there is no result yet.")
+
+    monkeypatch.setattr("equipath.experiments.report.write", nothing)
+    done = call("report")
+    assert (done.exit_code, done.output) == (1, "equipath: there is no result yet.\n")
+
+
+# ---- what the command trains with
+
+
+def test_each_picture_is_moved_by_one_of_eight_and_its_map_with_it(generator):
+    images = torch.arange(64 * 9.0).reshape(64, 1, 3, 3)
+    moved, maps = roto_reflections(images, images[:, 0].long(), generator)
+    drawn = set()
+    for before, after, target in zip(images, moved, maps, strict=True):
+        (h,) = (h for h in range(8) if torch.equal(P4M.act(before, h), after))
+        drawn.add(h)
+        assert torch.equal(after[0].long(), target)
+    assert drawn == set(range(8))
+    labels = torch.arange(64)
+    assert roto_reflections(images, labels, generator)[1] is labels
+    with pytest.raises(ValueError, match=r"wants square pictures; got \(3, 4\)"):
+        roto_reflections(torch.rand(2, 1, 3, 4), labels[:2], generator)
+
+
+def test_a_set_is_read_once_into_memory():
+    pairs = [(torch.full((3, 2, 2), k / 255), k) for k in range(70)]
+    seen = []
+    images, targets = in_memory(pairs, lambda done, total: seen.append((done, total)))
+    assert images.dtype == torch.uint8
+    assert images[:, 0, 0, 0].tolist() == targets.tolist() == list(range(70))
+    assert seen == [(32, 70), (64, 70), (70, 70)]
+    with pytest.raises(ValueError, match=r"item 1 has 3 x 2 pixels, the first one 2 x 2"):
+        in_memory([pairs[0], (torch.zeros(3, 3, 2), 0)])
