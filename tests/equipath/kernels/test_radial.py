@@ -1,7 +1,9 @@
 """Steerable kernels: the constraint itself, the counts, and the same space as e2cnn's."""
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +71,21 @@ def test_the_bank_is_the_formula_at_every_tap():
             want = [rings] + [rings[1:] * f for f in (u[0], u[1], u[0] ** 2 - u[1] ** 2, 2 * u[0] * u[1])]
             torch.testing.assert_close(bank[:, row, column], torch.cat(want))
     assert torch.equal(rotation(0.0), torch.eye(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("k", [5, 7])
+@pytest.mark.parametrize("reflections", [True, False])
+def test_same_space_as_e2cnn_had(k, reflections):
+    """Its stored kernels, whether or not e2cnn is here; unnormalised, or missing one, the spans would differ."""
+    group = "O(2)" if reflections else "SO(2)"
+    with np.load(Path(__file__).parents[2] / "golden" / "group.npz") as data:
+        for (source, target), ours in expand_kernels(k, reflections).items():
+            theirs = torch.from_numpy(data[f"{group}.{k}.{source}.{target}"])
+            mine = ours.flatten(1)
+            assert len(mine) == len(theirs) == torch.linalg.matrix_rank(theirs, rtol=1e-5)
+            for a, b in ((mine, theirs), (theirs, mine)):
+                fit = torch.linalg.lstsq(b.T, a.T).solution
+                assert (b.T @ fit - a.T).norm() < 1e-5 * a.norm()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # e2cnn's own

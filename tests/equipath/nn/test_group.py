@@ -4,7 +4,9 @@ import copy
 import io
 import pickle
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -222,6 +224,39 @@ def e2cnn_layer(name, c_in, c_out, k, lifting):
         layer = enn.R2Conv(source, target, k, padding=k // 2, bias=False).double().eval()
         filters, _ = layer.expand_parameters()
     return layer, source, filters.detach()
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(Path(__file__).parents[2] / "golden" / "group.npz") as data:
+        return {key: torch.from_numpy(data[key]) for key in data.files if key != "versions"}
+
+
+@NAMES
+@pytest.mark.parametrize("k", [3, 5])
+@pytest.mark.parametrize("way", ["expand", "fourier"])
+def test_same_numbers_as_e2cnn_had(golden, name, k, way):
+    """Its stored filters and outputs, lifting, group to group and head, one after the other."""
+    n = order(name)
+    stored = {key.removeprefix(f"{name}.{k}."): value for key, value in golden.items()}
+    places = [stored["order"].tolist().index(g) for g in range(n)]  # where e2cnn keeps our plane g
+    lift = LiftingConv2d(2, 3, k, padding=k // 2, bias=False, group=name).double()
+    hidden = GroupConv2d(3, 2, k, padding=k // 2, bias=False, group=name).double()
+    head = GroupToPlaneConv2d(2, 2, k, padding=k // 2, bias=False, group=name).double()
+    filters = stored["group.filters"].view(2, n, 3, n, k, k)[:, places][:, :, :, places]
+    with torch.no_grad(), prefer(way):
+        lift.weight.copy_(stored["lifting.filters"].view(3, n, 2, k, k)[:, places[0]])
+        hidden.weight.copy_(filters[:, 0])
+        head.weight.copy_(stored["head.filters"].view(2, 2, n, k, k)[:, :, places[0]])
+        torch.testing.assert_close(
+            regular.regular_taps(hidden.weight, hidden.group).view_as(filters), filters
+        )
+        field = stored["x"]
+        for layer, step in ((lift, "lifting"), (hidden, "group"), (head, "head")):
+            field, want = layer(field), stored[f"{step}.y"]
+            if step != "head":
+                want = want.unflatten(1, (-1, n))[:, :, places]
+            torch.testing.assert_close(field, want, rtol=0, atol=1e-6 * want.abs().max().item())
 
 
 @pytest.mark.slow
