@@ -134,7 +134,7 @@ def fit(
         precision: as Lightning Fabric names it: "32-true", "bf16-mixed", "16-mixed", "64-true". Validation
             runs in the precision of the weights.
         workers: processes that read a data set ahead.
-        progress: a bar on a terminal or in a notebook, a few lines elsewhere; on stdout.
+        progress: a few lines on stdout, with a bar below on a terminal; one changing line in a notebook.
         config: what you want to have written beside the weights; it must not change between a run and its
             continuation.
 
@@ -824,27 +824,41 @@ def _repeatable(device: torch.device) -> Iterator[None]:
 
 
 class _Bar:
-    """Progress on stdout: a moving bar on a terminal or in a notebook, else at most a dozen lines."""
+    """Progress on stdout: at most a dozen lines, on a terminal with a bar below; one line that changes in a
+    notebook.
+    """
 
     def __init__(self, wanted: bool, epochs: int, batches: int, run: Training) -> None:
         self.wanted, self.epochs, self.batches = wanted, epochs, batches
-        self.done = len(run.history)
+        self.done, self.shown = len(run.history), 0.0
         self.bar: Any = None
+        self.line: Any = None
 
     def __enter__(self) -> _Bar:
-        if self.wanted:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        if not self.wanted or self.done >= self.epochs:
+            return self
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-            console = Console(file=sys.stdout)
-            if console.is_terminal or console.is_jupyter:
-                self.bar = Progress(
-                    TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console
-                )
-                self.task = self.bar.add_task(
-                    "training", total=self.epochs * self.batches, completed=self.done * self.batches
-                )
-                self.bar.start()
+        console = Console(file=sys.stdout)
+        if console.is_jupyter:
+            # The notebook brought IPython along; the library itself does without. An output that is replaced
+            # leaves one line in the saved notebook, where a widget would leave nothing.
+            self.line = sys.modules["IPython"].display.display(
+                {"text/plain": "training"}, raw=True, display_id=True
+            )
+        elif console.is_terminal:
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
+            self.task = self.bar.add_task(
+                "training", total=self.epochs * self.batches, completed=self.done * self.batches
+            )
+            self.bar.start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -853,12 +867,13 @@ class _Bar:
 
     def step(self, epoch: int, step: int, mean: float) -> None:
         """Show that a few more batches are done."""
+        text, done = f"epoch {epoch}/{self.epochs}  loss {mean:.4f}", (epoch - 1) * self.batches + step
         if self.bar is not None:
-            self.bar.update(
-                self.task,
-                completed=(epoch - 1) * self.batches + step,
-                description=f"epoch {epoch}/{self.epochs}  loss {mean:.4f}",
-            )
+            self.bar.update(self.task, completed=done, description=text)
+        if self.line is not None and time.monotonic() - self.shown > 0.2:
+            full = 30 * done // (self.epochs * self.batches)
+            self.line.update({"text/plain": f"{'━' * full}{'╌' * (30 - full)}  {text}"}, raw=True)
+            self.shown = time.monotonic()
 
     def epoch(self, row: dict[str, float], run: Training) -> None:
         """Show what an epoch brought."""
@@ -866,9 +881,12 @@ class _Bar:
             f"epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}  validation "
             f"{row['validation_loss']:.4f}  best score {run.best_score:.4f} (epoch {run.best_epoch})"
         )
-        if self.bar is not None:
-            self.bar.update(self.task, description=text)
-        elif self.wanted and (
-            row["epoch"] in (1, self.epochs) or row["epoch"] % max(1, math.ceil(self.epochs / 10)) == 0
-        ):
-            print(text, flush=True)
+        last = row["epoch"] == self.epochs
+        if self.line is not None:
+            if last:
+                self.line.update({"text/plain": text}, raw=True)
+        elif self.wanted and (last or row["epoch"] == 1 or row["epoch"] % math.ceil(self.epochs / 10) == 0):
+            if self.bar is None:
+                print(text, flush=True)
+            else:
+                self.bar.console.print(text, highlight=False, soft_wrap=True)  # above the bar

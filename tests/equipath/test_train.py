@@ -554,8 +554,24 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch, capfd):
     run(net(), 3, progress=True)
     out, err = capfd.readouterr()
     assert err == ""
-    assert "epoch 3/3" in out
+    assert "epoch 3/3  loss 0." in out
     assert "━" in out
+
+
+@pytest.mark.slow
+def test_progress_in_a_notebook_is_one_line_that_changes(tmp_path):
+    nbformat = pytest.importorskip("nbformat")
+    client = pytest.importorskip("nbclient")
+    code = f"""
+import sys; sys.path.insert(0, {str(SCRIPT.parent)!r})
+import train_script
+train_script.run(None, progress=True)
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code + "None")])
+    client.NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
+    (output,) = notebook.cells[0].outputs
+    assert output.output_type == "display_data"
+    assert output.data["text/plain"].startswith("epoch 8/8  loss 0.")
 
 
 def test_training_says_nothing_before_it_began():

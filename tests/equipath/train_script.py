@@ -18,14 +18,14 @@ def flipped(images, targets, generator):
     return (images.flip(2) if torch.rand((), generator=generator) < 0.5 else images), targets
 
 
-def run(folder, **options):
+def run(folder, progress=False, **options):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(options.pop("dropout", 0.0)),
                           nn.Linear(16, 2))  # fmt: skip
     images = torch.rand(72, 1, 4, 4)
     targets = (images[..., :2].mean((1, 2, 3)) > 0.5).long()
     return fit(model, (images[:48], targets[:48]), (images[48:], targets[48:]), loss=nn.functional.cross_entropy,
-               epochs=8, batch_size=16, lr=1e-2, schedule="onecycle", folder=folder, progress=False,
+               epochs=8, batch_size=16, lr=1e-2, schedule="onecycle", folder=folder, progress=progress,
                **options)  # fmt: skip
 
 
