@@ -312,8 +312,12 @@ def run_(
     size: Annotated[str, typer.Option(help="small: minutes; paper: the paper's own setting.")] = "small",
     seed: Seed = 0,
     folder: Annotated[
-        Path | None, typer.Option(help="Checkpoints, so that a run that was stopped goes on.")
+        Path | None,
+        typer.Option(
+            help="Checkpoints: a run that was stopped goes on there. runs/NAME/DATA-SIZE-SEED by default."
+        ),
     ] = None,
+    root: Root = None,
 ) -> None:
     """Run a paper's experiment once and keep its numbers in book/results; `equipath report` shows them."""
     from importlib import import_module
@@ -327,7 +331,9 @@ def run_(
         if size not in SIZES:
             raise ValueError(f"got --size {size}; known are {', '.join(SIZES)}.")
         experiment = import_module(f"equipath.experiments.{name}")
-        for key, value in flat(experiment.run(data=data, size=size, seed=seed, folder=folder)).items():
+        folder = folder or Path("runs") / name / f"{data}-{size}-{seed}"
+        metrics = experiment.run(data=data, size=size, seed=seed, folder=folder, root=root)
+        for key, value in flat(metrics).items():
             typer.echo(f"{key:<50} {value:.4g}" if isinstance(value, float) else f"{key:<50} {value}")
 
 

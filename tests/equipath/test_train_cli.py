@@ -1,6 +1,7 @@
 """`equipath train`, `run` and `report`: what they make, and the one sentence that a mistake ends in."""
 
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -104,7 +105,8 @@ def test_run_hands_its_words_on_and_shows_the_numbers(call, monkeypatch):
     monkeypatch.setitem(sys.modules, module.__name__, module)
     done = call("run", "gunet", "--data", "ebhi", "--size", "paper", "--seed", 3)
     assert done.exit_code == 0, done.output
-    assert said == {"data": "ebhi", "size": "paper", "seed": 3, "folder": None}
+    place = Path("runs/gunet/ebhi-paper-3")
+    assert said == {"data": "ebhi", "size": "paper", "seed": 3, "folder": place, "root": None}
     assert [line.split() for line in done.output.splitlines()] == [["p4m.dice", "0.8125"], ["n", "3"]]
     for words, text in (
         (("lion",), "known are steerable"),
