@@ -375,6 +375,11 @@ def _error_of_absolute_values(f: Move, x: Tensor, move_in: Move, move_out: Move)
     return float(((a - b).abs().sum(1) / b.abs().sum(1)).mean())
 
 
+def _error_of_the_worst(f: Move, x: Tensor, move_in: Move, move_out: Move) -> float:
+    a, b = f(move_in(x)).flatten(1), move_out(f(x)).flatten(1)
+    return float(((a - b).norm(dim=1) / b.norm(dim=1)).max())
+
+
 def _error_divides_by_moved(f: Move, x: Tensor, move_in: Move, move_out: Move) -> float:
     a, b = f(move_in(x)), move_out(f(x))
     return _ratio(a - b, a)
@@ -791,6 +796,23 @@ def _loss_softmax_twice(logits: Tensor, target: Tensor) -> Tensor:
 def _loss_dice_wrong_axis(logits: Tensor, target: Tensor) -> Tensor:
     ce, _, y = _loss_pieces(logits, target)
     return ce + 1 - _soft_dice(logits.softmax(-1), y).mean()
+
+
+def _loss_of_intersection_over_union(logits: Tensor, target: Tensor) -> Tensor:
+    ce, p, y = _loss_pieces(logits, target)
+    both = (p * y).sum((0, 2, 3))
+    return ce + 1 - ((both + 1) / (p.sum((0, 2, 3)) + y.sum((0, 2, 3)) - both + 1)).mean()
+
+
+def _loss_squares_probabilities(logits: Tensor, target: Tensor) -> Tensor:
+    ce, p, y = _loss_pieces(logits, target)
+    axes = (0, 2, 3)
+    return ce + 1 - ((2 * (p * y).sum(axes) + 1) / ((p * p).sum(axes) + y.sum(axes) + 1)).mean()
+
+
+def _loss_sums_classes(logits: Tensor, target: Tensor) -> Tensor:
+    ce, p, y = _loss_pieces(logits, target)
+    return ce + (1 - _soft_dice(p, y)).sum()
 
 
 def _loss_reshaped_target(logits: Tensor, target: Tensor) -> Tensor:
@@ -1640,6 +1662,10 @@ $$\varepsilon = \frac1B \sum_{i=1}^{B} \frac{\lVert f(T x_i) - T' f(x_i) \rVert}
             "You add absolute values. The norm is the Euclidean one: the root of the sum of squares.",
         ),
         Misconception(
+            _error_of_the_worst,
+            "You return the largest ratio of the batch. Wanted is the mean over its images.",
+        ),
+        Misconception(
             _error_divides_by_moved,
             "You divide by the norm of f(move_in(x)). The one to divide by is that of move_out(f(x)).",
         ),
@@ -1961,6 +1987,20 @@ $$\text{CE} = -\frac{1}{N}\sum_{\text{pixels}} \log p_{\,\text{target}}, \qquad
             _loss_dice_over_classes,
             "You put all classes into one Dice, so the largest class decides. Compute one Dice for each "
             "class, then the mean.",
+        ),
+        Misconception(
+            _loss_of_intersection_over_union,
+            "You divide by the union, which gives the Jaccard index. Dice is twice the overlap over the sum of "
+            "the two areas.",
+        ),
+        Misconception(
+            _loss_squares_probabilities,
+            "You square the probabilities in the denominator, as some papers do. Here the areas are plain sums "
+            "of p and of y.",
+        ),
+        Misconception(
+            _loss_sums_classes,
+            "You add up 1 − Dice over the classes. Wanted is one minus the mean Dice of the K classes.",
         ),
         Misconception(
             _loss_skips_background, "You leave class 0 out of the Dice mean. All K classes count here."
