@@ -1,10 +1,11 @@
-"""``python -m tests.benchmarks [--brief] [--threads N] [--only FAMILY …] [--out build]``: time every
+"""``python -m tests.benchmarks [--brief] [--threads N] [--only FAMILY …] [--rows PATTERN] [--out build]``: time every
 family."""
 
 import argparse
 import importlib
 import os
 import pkgutil
+import re
 import sys
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def main() -> None:
         "--threads", type=int, nargs="*", help="CPU threads, one run each (default: 1 and all)"
     )
     parser.add_argument("--only", nargs="*", metavar="FAMILY", help="run bench_FAMILY.py only")
+    parser.add_argument("--rows", metavar="PATTERN", help="only rows that have it in 'row | against | shape'")
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder of bench.json and bench.md")
     options = parser.parse_args()
     if any(os.environ.get(name) != value for name, value in SETTINGS.items()):
@@ -47,11 +49,14 @@ def main() -> None:
     runs = [(torch.device("cpu"), n) for n in options.threads or sorted({1, cores})]
     if torch.cuda.is_available():
         runs.append((torch.device("cuda"), cores))
+    harness.wanted = re.compile(options.rows) if options.rows else None
     rows: list[harness.Row] = []
     for device, threads in runs:
         torch.set_num_threads(threads)
         for family in families:
             for row in importlib.import_module(f".{family}", __package__).rows(device, brief=options.brief):
+                if row is None:
+                    continue
                 rows.append(row)
                 print(
                     f"{row.row} | {row.against} | {row.shape} | {row.device} | {row.ours_ms:.2f} / "

@@ -16,6 +16,9 @@ from .harness import Row, Step, compare
 # fields, side, batch; 3x3. From small layers on large grids to deep layers on small ones.
 SHAPES = [(4, 32, 4), (8, 48, 4), (16, 32, 8), (32, 16, 8), (64, 16, 8), (128, 12, 8), (192, 8, 8)]
 
+# "Not slower", to within what the same convolution shows beside itself from one run to the next.
+EQUAL = 1.02
+
 
 def training_step(forward, leaves, seed) -> Step:
     """Forward and the gradients of input and weights."""
@@ -52,7 +55,7 @@ def e2cnn_convolution(name: str, fields: int, x):
     return layer, enn.GeometricTensor(x, kind)
 
 
-def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row]:
+def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
     for name in ("p4m", "p4"):
         order = group(name).order
         for fields, side, batch in SHAPES[2:6:3] if brief else SHAPES:
@@ -111,14 +114,16 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row]:
                 goal=1.02,
                 device=device,
             )
-            peer = e2cnn_convolution(name, fields, flat) if fields <= 64 and device.type == "cpu" else None
+            peer = e2cnn_convolution(name, fields, flat) if device.type == "cpu" else None
             if peer is not None:
                 other, tensor = peer
                 other.train()
                 step = training_step(
                     lambda o=other, t=tensor: o(t).tensor, (flat, other.weights), seed.flatten(1, 2)
                 )
-                yield compare(f"{label}, training step", "e2cnn", shape, train, step, chosen=chosen, goal=1.0)
+                yield compare(
+                    f"{label}, training step", "e2cnn", shape, train, step, chosen=chosen, goal=EQUAL
+                )
                 other.eval()
                 yield compare(
                     f"{label}, inference",
@@ -127,5 +132,5 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row]:
                     infer,
                     quiet(lambda o=other, t=tensor: o(t).tensor),
                     chosen=chosen_still,
-                    goal=1.0,
+                    goal=EQUAL,
                 )

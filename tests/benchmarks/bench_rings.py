@@ -23,7 +23,7 @@ from .harness import Row, compare
 SHAPES = [(64, 112, 9), (128, 112, 9), (256, 56, 5), (512, 28, 5), (16, 48, 5), (16, 32, 3)]
 
 
-def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row]:
+def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
     for channels, side, k in SHAPES[2:4] if brief else SHAPES:
         torch.manual_seed(0)
         layer = SREConv2d(channels, channels, k, padding=k // 2, bias=False, device=device)

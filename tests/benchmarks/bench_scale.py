@@ -82,7 +82,7 @@ def network_step(net: SEUNet, x: Tensor, target: Tensor):
     return step
 
 
-def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row]:
+def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
     yield from layer_rows(device, brief)
     torch.manual_seed(0)
     side = 64 if brief else 256
@@ -106,7 +106,7 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row]:
     )  # fmt: skip
 
 
-def layer_rows(device: torch.device, brief: bool) -> Iterator[Row]:
+def layer_rows(device: torch.device, brief: bool) -> Iterator[Row | None]:
     ranges = sigma_ranges()
     for c_in, c_out, level, side in LAYERS[2:4] if brief else LAYERS:
         for family, goal in (("Gaussian derivatives", 0.1), ("SESN", 1 / 3), ("DISCO", 0.1)):

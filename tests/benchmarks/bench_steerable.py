@@ -9,7 +9,7 @@ from torch import nn
 from equipath.kernels.evaluate import prefer
 from equipath.nn.steerable import SteerableConv2d
 
-from .bench_group import quiet, training_step
+from .bench_group import EQUAL, quiet, training_step
 from .harness import Row, compare
 
 # scalars = vectors, side, kernel, batch
@@ -35,7 +35,7 @@ def e2cnn_convolution(count: int, k: int, x):
     return layer, enn.GeometricTensor(x, kind)
 
 
-def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row]:
+def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
     if device.type != "cpu":
         return
     for count, side, k, batch in SHAPES[1:4:2] if brief else SHAPES:
@@ -66,9 +66,9 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row]:
         step = training_step(theirs, (x, other.weights), seed)
         label = f"steerable conv {k}x{k}"
         # Tests compare the numbers (the same space of kernels); here both run with weights of their own.
-        goal = 0.5 if chosen == "factor" else 1.0
+        goal = 0.5 if chosen == "factor" else EQUAL
         yield compare(f"{label}, training step", "e2cnn O(2)", shape, train, step, chosen=chosen, goal=goal)
         other.eval()
         yield compare(
-            f"{label}, inference", "e2cnn O(2)", shape, infer, quiet(theirs), chosen=chosen, goal=1.0
+            f"{label}, inference", "e2cnn O(2)", shape, infer, quiet(theirs), chosen=chosen, goal=EQUAL
         )

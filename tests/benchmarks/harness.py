@@ -5,12 +5,13 @@ candidate once in a shuffled order, so that a noisy neighbour disturbs all of th
 over the rounds of ours/theirs *within* a round. Peak memory is measured apart from the times.
 ``build/bench.json`` keeps every row, ``build/bench.md`` shows them.
 
-A file ``bench_<family>.py`` beside this one has a function ``rows() -> Iterator[Row]`` made with ``compare``.
+A file ``bench_<family>.py`` beside this one has a function ``rows() -> Iterator[Row | None]`` made with ``compare``.
 """
 
 import json
 import os
 import random
+import re
 import resource
 import statistics
 import sys
@@ -25,6 +26,9 @@ from torch import Tensor
 
 Step = Callable[[], object]
 
+# Rows to run: a pattern searched in "row | against | shape", or None for all.
+wanted: re.Pattern[str] | None = None
+
 
 @dataclass(frozen=True)
 class Row:
@@ -38,6 +42,7 @@ class Row:
         chosen, best: the evaluation that the cost model took, and the fastest of all that were tried.
         within: chosen / best in time.
         ours_mb, theirs_mb: peak of the memory that a step takes beyond its inputs, in 2²⁰ bytes.
+        memory: whether ours is no more (to half a megabyte or 5%), or at most twice for at least twice the speed.
         agree: the largest difference of the outputs, relative to the largest output.
     """
 
@@ -55,6 +60,7 @@ class Row:
     within: float
     ours_mb: float
     theirs_mb: float
+    memory: bool
     agree: float
 
 
@@ -150,14 +156,16 @@ def compare(
     tolerance: float = 1e-4,
     rounds: int = 25,
     seconds: float = 8.0,
-) -> Row:
-    """One row: every evaluation of ours and the peer, in turn.
+) -> Row | None:
+    """One row: every evaluation of ours and the peer, in turn. None for a row that was not asked for.
 
     Args:
         ours: name of an evaluation → a step that runs it. The time reported is that of ``chosen``.
         goal: the largest ours/theirs that meets the goal.
         output: two functions whose results must agree before anything is timed.
     """
+    if wanted is not None and not wanted.search(f"{row} | {against} | {shape}"):
+        return None
     device = torch.device(device)
     agree = 0.0
     if output is not None:
@@ -175,6 +183,8 @@ def compare(
     threads = (
         f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
     )
+    ours_mb, theirs_mb = peak_mb(ours[chosen], device), peak_mb(theirs, device)
+    no_more = ours_mb <= max(1.05 * theirs_mb, theirs_mb + 0.5)
     return Row(
         row=row,
         against=against,
@@ -188,8 +198,9 @@ def compare(
         chosen=chosen,
         best=best,
         within=round(medians[mine] / medians[f"ours {best}"], 3),
-        ours_mb=round(peak_mb(ours[chosen], device), 1),
-        theirs_mb=round(peak_mb(theirs, device), 1),
+        ours_mb=round(ours_mb, 1),
+        theirs_mb=round(theirs_mb, 1),
+        memory=no_more or (ours_mb <= 2 * theirs_mb and ratio <= 0.5),
         agree=agree,
     )
 
@@ -199,19 +210,21 @@ def table(rows: list[Row]) -> str:
     head = (
         "| what | against | shape | device | ours ms | theirs ms | ratio | goal | met | chosen | best | "
         "chosen/best "
-        "| MB ours | MB theirs |"
+        "| MB ours | MB theirs | memory |"
     )
-    lines = [head, "|" + "---|" * 14]
+    lines = [head, "|" + "---|" * 15]
     for r in rows:
         lines.append(
             f"| {r.row} | {r.against} | {r.shape} | {r.device} | {r.ours_ms:.2f} | {r.theirs_ms:.2f} | "
             f"{r.ratio:.2f} "
             f"| ≤ {r.goal:.2f} | {'yes' if r.met else '**no**'} | {r.chosen} | {r.best} | {r.within:.2f} "
-            f"| {r.ours_mb:.0f} | {r.theirs_mb:.0f} |"
+            f"| {r.ours_mb:.0f} | {r.theirs_mb:.0f} "
+            f"| {'yes' if r.memory else '**no**'} |"
         )
     met, near = sum(r.met for r in rows), sum(r.within <= 1.2 for r in rows)
     lines.append(
-        f"\n{met} of {len(rows)} goals met; the choice was within 20% of the best in {near} of {len(rows)}. "
+        f"\n{met} of {len(rows)} goals met; the choice was within 20% of the best in {near} of {len(rows)}; "
+        f"memory as asked in {sum(r.memory for r in rows)} of {len(rows)}. "
         f"torch {torch.__version__}; largest resident size of the process "
         f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MB."
     )

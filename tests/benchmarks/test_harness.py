@@ -1,6 +1,7 @@
 """The harness compares what it says: outputs before times, chosen beside best, rows as files."""
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -69,3 +70,20 @@ def test_peak_memory_counts_live_allocations():
         return torch.empty(1 << 20, dtype=torch.uint8), torch.empty(3 << 20, dtype=torch.uint8)
 
     assert 3.9 < harness.peak_mb(step, torch.device("cpu")) < 4.5
+
+
+def test_rows_can_be_selected(monkeypatch):
+    monkeypatch.setattr(harness, "wanted", re.compile("layer .* tiny"))
+    assert row() is not None
+    monkeypatch.setattr(harness, "wanted", re.compile("another"))
+    assert row() is None
+
+
+def test_memory_may_double_only_for_twice_the_speed(monkeypatch):
+    peaks = iter([10.0, 10.2, 15.0, 10.0, 15.0, 10.0, 25.0, 10.0])
+    monkeypatch.setattr(harness, "peak_mb", lambda step, device: next(peaks))
+    monkeypatch.setattr(harness, "interleaved", lambda steps, device, **kw: next(times))
+    times = iter(
+        {"ours expand": [ours], "ours fourier": [9.0], "theirs": [1.0]} for ours in (0.9, 0.9, 0.4, 0.4)
+    )
+    assert [row().memory for _ in range(4)] == [True, False, True, False]

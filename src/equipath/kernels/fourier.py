@@ -23,7 +23,7 @@ from equipath.kernels.regular import regular_taps, tap_table
 
 # Gathered rows of one block: small enough to stay in cache between gather, transform and product, large enough
 # that two cores seldom wait for each other.
-BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 4 << 20
 
 
 @lru_cache(maxsize=16)
