@@ -7,6 +7,7 @@ number) is shown as its sentence, without a traceback, and ends with exit code 1
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -296,8 +297,11 @@ def train_(
                 "task": task,
                 "fraction": fraction,
                 "crop": crop,
+                "mpp": mpp if mpp and mpp > 0 else None,  # nan, where not known, is not greater
             },
         )
+    if int(os.environ.get("RANK", 0)) > 0:
+        return  # one process of several speaks
     best = said.history[said.best_epoch - 1]
     typer.echo(
         f"{folder}: best of {len(said.history)} epochs is {said.best_epoch}, validation loss "

@@ -168,12 +168,10 @@ def fit(
     rate = _schedule(stepper, schedule, lr, patience, epochs * batches)
     network, wrapped = fabric.setup(model, stepper)
     keeper = _Keeper(fabric, model, stepper, rate, folder, given)
-    run = keeper.resume()
-    run.device = device_name(fabric.device)
-
-    bar = _Bar(progress and fabric.is_global_zero, epochs, batches, run)
-    with _own_randomness(), _repeatable(fabric.device), bar:
-        try:
+    with keeper, _own_randomness(), _repeatable(fabric.device):
+        run = keeper.resume()
+        run.device = device_name(fabric.device)
+        with _Bar(progress and fabric.is_global_zero, epochs, batches, run) as bar:
             for epoch in range(len(run.history) + 1, epochs + 1):
                 start = time.perf_counter()
                 _seed_everything(seed, epoch, fabric.global_rank)
@@ -223,9 +221,7 @@ def fit(
                 row["seconds"] = time.perf_counter() - start
                 keeper.keep(run, row)
                 bar.epoch(row, run)
-        finally:
-            keeper.restore_best()
-    keeper.publish(run, figure=True)
+        keeper.publish(run, figure=True)
     return run
 
 
@@ -509,18 +505,41 @@ class _Keeper:
         self.given = given | {"weights": f"{type(model).__name__} {_shapes(model)}"}
         self.best: dict[str, Tensor] | None = None
         self.drawn = time.monotonic()
+        self.lock: Any = None
+
+    def __enter__(self) -> None:
+        """Take the folder: two processes that train in one would spoil each other's files."""
+        if self.folder is None:
+            return
+        from filelock import FileLock, Timeout
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.fabric.is_global_zero:
+                self.lock = FileLock(self.folder / "lock", timeout=0)
+                self.lock.acquire()
+        except Timeout as error:  # an OSError too, so it comes first
+            raise TrainingError(
+                f"Another process trains in {self.folder} right now; wait for its end, or name another folder."
+            ) from error
+        except OSError as error:
+            raise TrainingError(f"{self.folder} cannot be made ({error.strerror}); name another.") from error
+
+    def __exit__(self, *error: object) -> None:
+        """Give the model its best weights, if there are any, and leave the folder to others."""
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+        self.model.eval()
+        if self.lock is not None:
+            self.lock.release()
 
     def resume(self) -> Training:
         """The run in the folder, put back into model, optimiser and schedule; a new one if there is none."""
         run = Training(folder=self.folder)
         if self.folder is None:
             return run
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrainingError(f"{self.folder} cannot be made ({error.strerror}); name another.") from error
-        path = self.folder / "last.pt"
         self.fabric.barrier()
+        path = self.folder / "last.pt"
         if not path.exists():
             return run
         try:
@@ -602,12 +621,6 @@ class _Keeper:
             curves(run.history).savefig(picture, format="png", dpi=150)
             _write(self.folder / "curves.png", picture.getvalue(), kept)
             self.drawn = time.monotonic()
-
-    def restore_best(self) -> None:
-        """Give the model its best weights, in eval mode; before the first epoch has ended, leave it alone."""
-        if self.best is not None:
-            self.model.load_state_dict(self.best)
-        self.model.eval()
 
     def kept(self, run: Training) -> str:
         """The sentence about what an interrupted run still has."""

@@ -254,7 +254,7 @@ def test_a_seed_repeats_a_run_and_another_changes_it():
 def test_a_folder_holds_weights_config_log_and_curves(tmp_path):
     model = net()
     said = run(model, folder=tmp_path / "a", config={"model": "tiny", "width": (4, 2)})
-    assert {path.name for path in (tmp_path / "a").iterdir()} == {
+    assert {path.name for path in (tmp_path / "a").iterdir()} - {"lock"} == {
         *("last.pt", "best.safetensors", "config.json", "log.csv", "curves.png"),
     }
     assert same(load_file(tmp_path / "a" / "best.safetensors"), model.state_dict())
@@ -480,6 +480,23 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(tmp_path, change, sai
     with pytest.raises(TrainingError, match=rf"holds a run with other settings: .*{said}"):
         run(net(), 2, folder=tmp_path, **change)
     assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_a_folder_in_which_a_run_goes_on_is_refused_until_it_ends(tmp_path):
+    refused = []
+
+    def second(images, targets, generator):
+        with pytest.raises(TrainingError, match="Another process trains in"):
+            run(net(), 1, folder=tmp_path)
+        refused.append(True)
+        return images, targets
+
+    run(net(), 1, folder=tmp_path, augment=second)
+    assert refused
+    run(net(), 2, folder=tmp_path / "other")
+    with pytest.raises(TrainingError, match="other settings"):
+        run(net(), 2, folder=tmp_path)
+    run(net(), 2, folder=tmp_path, augment=second)  # the refusals left it free
 
 
 def test_a_folder_of_another_network_or_a_spoilt_checkpoint_is_refused(tmp_path):
