@@ -261,7 +261,7 @@ HEADERS = {
     "unknown key": (HEADER.replace("minutes: 5", "minuts: 5") + "# %%\n1\n", "did you mean 'minutes'"),
     "missing key": (HEADER.replace("#     ram_mb: 2000\n", "") + "# %%\n1\n", "lacks 'ram_mb'"),
     "wrong kind": (HEADER.replace("ram_mb: 2000", "ram_mb: much") + "# %%\n1\n", "'ram_mb' in the header is 'much'"),
-    "too long": (HEADER.replace("run_minutes: 1", "run_minutes: 9") + "# %%\n1\n", "train less, or ship weights"),
+    "too long": (HEADER.replace("run_minutes: 3", "run_minutes: 9") + "# %%\n1\n", "train less, or ship weights"),
     "negative": (HEADER.replace("minutes: 5", "minutes: -5") + "# %%\n1\n", "positive"),
     "no objectives": (re.sub(r"(objectives:)\n.*?(#   jupytext)", r"\1 []\n\2", HEADER, flags=re.S) + "# %%\n1\n", "at least one sentence"),
     "no header": ("# %%\n1\n", "no 'coursekit' section"),

@@ -3,7 +3,7 @@
 #   coursekit:
 #     title: A small lesson
 #     minutes: 5
-#     run_minutes: 1
+#     run_minutes: 3
 #     ram_mb: 2000
 #     download_mb: 0
 #     objectives:
