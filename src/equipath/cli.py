@@ -265,6 +265,7 @@ def train_(
                     f"{network} wants a {target} for each picture; {data} has none for this task."
                 )
             sets[split] = in_memory(Pairs(items, target, crop))
+            mpp = items[0].get("mpp") if len(items) else None  # type: ignore[arg-type]
         most = max(int(targets.max()) if len(targets) else 0 for _, targets in sets.values())
         classes = [*names, *map(str, range(len(names), most + 1))]
         torch.manual_seed(seed)
