@@ -2,12 +2,15 @@
 
 import copy
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import equipath
@@ -149,6 +152,39 @@ def test_shifts_are_exact_and_the_plain_form_agrees(name, mode):
     wide = field(layer, (2 * border + 5, 2 * border + 6))
     assert equivariance_error(layer, wide, inner, squared=False, border=border) < 1e-12
     assert layer(x).std() > 1e-2
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    family=st.sampled_from(["gaussian", "sesn", "disco"]),
+    channels=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    scales=st.integers(1, 4),
+    order=st.integers(0, 3),
+    size=st.tuples(st.integers(1, 20), st.sampled_from([1, 2, 7, 30, 64, 65, 129])),
+    batch=st.integers(1, 3),
+    how=st.sampled_from([None, "expand", "factor"]),
+    seed=st.integers(0, 99),
+)
+def test_any_size_order_and_number_of_scales(family, channels, scales, order, size, batch, how, seed):
+    """Pictures narrower than the filters and wider than the tiles of the factored evaluation, too."""
+    torch.manual_seed(seed)
+    if family == "gaussian":
+        ends = (torch.rand(scales + 1).cumsum(0) * 1.2).tolist()
+        layer = GaussianDerivativeConv2d(*channels, list(pairwise(ends)), order, bias=True)
+    elif family == "sesn":
+        layer = SESNConv2d(*channels, range(1, scales + 1), 2 * scales + 1, order, bias=True)
+    else:
+        layer = DISCOConv2d(*channels, range(1, scales + 1), bias=True)
+    layer = layer.double()
+    nn.init.normal_(layer.bias)
+    x = torch.randn(batch, channels[0], scales, *size, dtype=torch.float64, requires_grad=True)
+    with prefer(how):
+        y = layer(x)
+    want = layer.to_plain()(x)
+    torch.testing.assert_close(y, want, rtol=1e-10, atol=1e-10)
+    seen = torch.randn_like(y)
+    ours, plainly = (torch.autograd.grad(out, x, seen)[0] for out in (y, want))
+    torch.testing.assert_close(ours, plainly, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", LIFTING)
