@@ -185,16 +185,17 @@ def trusted() -> Iterator[None]:
 _MISSING = object()
 _set_async = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _monotonic, _thread_time = time.monotonic, time.thread_time
+_clock_of, _read_clock = getattr(time, "pthread_getcpuclockid", None), getattr(time, "clock_gettime", None)
 
 
 @contextmanager
 def time_limit(seconds: float, wall: float | None = None) -> Iterator[None]:
-    """Raise `TimeUp` in the body once it used ``seconds`` of this thread's processor time, or ``wall``
-    seconds by the clock.
+    """Raise `TimeUp` in the body once it used ``seconds`` of this thread's processor time, or sleeps or waits
+    for ``wall`` seconds by the clock.
 
-    Processor time, so that honest work on a busy machine is not cut short; ``wall`` (default: four times
-    ``seconds``) ends code that sleeps or waits. The alarm is repeated, because code in a loop may swallow
-    the first.
+    Processor time, so that honest work on a busy machine is not cut short: code that works whenever it gets
+    a core has ten times ``wall`` (default: four times ``seconds``). The alarm is repeated, because code in
+    a loop may swallow the first.
     """
     wall = 4 * seconds if wall is None else wall
     seconds = max(seconds, 0.01)
@@ -203,8 +204,14 @@ def time_limit(seconds: float, wall: float | None = None) -> Iterator[None]:
         if in_main and hasattr(signal, "setitimer") and signal.getsignal(signal.SIGALRM) is not None:
             stack.enter_context(_by_signal(seconds, wall))
         else:
-            stack.enter_context(_by_thread(2 * seconds if wall > 2 * seconds else wall))
+            stack.enter_context(_by_thread(seconds, wall))
         yield
+
+
+def _time_is_up(cpu: float, elapsed: float, seconds: float, wall: float) -> bool:
+    """Whether code that used so much of a core, in so much time by the clock, is to be stopped."""
+    waits = cpu < 0.02 * elapsed
+    return cpu >= seconds or elapsed >= (wall if waits else 10 * wall)
 
 
 @contextmanager
@@ -223,7 +230,7 @@ def _by_signal(seconds: float, wall: float) -> Iterator[None]:
 
     def ring(number: int, frame: FrameType | None) -> None:
         nonlocal rings
-        if armed and (_thread_time() - cpu >= seconds or _monotonic() - start >= wall):
+        if armed and _time_is_up(_thread_time() - cpu, _monotonic() - start, seconds, wall):
             rings += 1
             if rings > 3 and frame is not None:
                 frame.f_trace = pounce
@@ -246,15 +253,26 @@ def _by_signal(seconds: float, wall: float) -> Iterator[None]:
 
 
 @contextmanager
-def _by_thread(wall: float) -> Iterator[None]:
+def _by_thread(seconds: float, wall: float) -> Iterator[None]:
     target = ctypes.c_ulong(threading.get_ident())
     lock, done = threading.Lock(), threading.Event()
+    start, cpu = _monotonic(), _thread_time()
+    if _clock_of is not None and _read_clock is not None:
+        clock = _clock_of(threading.get_ident())
+
+        def used() -> float:
+            return _read_clock(clock) - cpu
+    else:  # Windows: another thread's processor time is not to be had; half of the clock's counts
+
+        def used() -> float:
+            return (_monotonic() - start) / 2
 
     def watch() -> None:
-        pause = wall
+        pause = min(seconds, wall)
         while not done.wait(pause):
             with lock:
-                if not done.is_set():
+                up = _time_is_up(used(), _monotonic() - start, seconds, wall)
+                if up and not done.is_set():
                     _set_async(target, ctypes.py_object(TimeUp))
             pause = 0.1
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from coursekit.check import Exercise, ExerciseError, Misconception, NoPoints, Points, close, worth
+from coursekit.check import Exercise, ExerciseError, Misconception, NoPoints, Points, close, guard, worth
 from coursekit.check.catalogue import exercises_in, list_exercises
 from coursekit.check.guard import TimeUp, time_limit
 from coursekit.testing import cases
@@ -252,10 +252,22 @@ def test_endless_code_is_stopped(answer):
     assert (verdict.status, verdict.kind) == ("wrong", "slow")
 
 
-def test_endless_code_is_stopped_in_another_thread_too():
+@pytest.mark.parametrize(
+    ("cpu", "elapsed", "up"),
+    [(1.5, 1.6, True), (0.8, 30.0, False), (0.8, 60.0, True), (0.01, 5.0, False), (0.01, 6.0, True)],
+    ids=["worked", "starved", "starved for too long", "waits", "waits for too long"],
+)
+def test_work_on_a_crowded_machine_is_no_waiting(cpu, elapsed, up):
+    assert guard._time_is_up(cpu, elapsed, seconds=1.5, wall=6.0) is up
+
+
+@pytest.mark.parametrize("answer", [spin, sleep])
+def test_endless_code_is_stopped_in_another_thread_too(answer):
     brief = dataclasses.replace(turn_image, seconds=0.1)
+    if answer is sleep:  # Python raises in a thread between two steps, not within a wait
+        answer = lambda x, r: [time.sleep(0.05) for _ in range(1200)]  # noqa: E731
     found = []
-    thread = threading.Thread(target=lambda: found.append(brief.judge(spin)))
+    thread = threading.Thread(target=lambda: found.append(brief.judge(answer)))
     thread.start()
     thread.join(60)
     assert found[0].kind == "slow"
