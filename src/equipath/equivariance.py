@@ -323,8 +323,7 @@ def equivariance_error(
 
     Args:
         model: any function of a batch. How its output moves is taken from ``model.output_field`` unless
-        given as
-            ``output_field``; a function without it is "planar" if it returns (B, C, H, W), "invariant" if it
+            given as ``output_field``; a function without it is "planar" if it returns (B, C, H, W), "invariant" if it
             returns (B, C). ``input_field`` likewise, "planar" by default.
         x: the batch, first axis B.
         border: leave out so many pixels at the edge of the output, where padding has its say.

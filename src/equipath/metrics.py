@@ -295,8 +295,7 @@ def icc(ratings: Array, kind: str = "ICC(2,1)") -> float:
     Args:
         ratings: (N, R): N targets, each rated once by each of R raters (here: one feature at R rotations).
         kind: "ICC(2,1)", absolute agreement with raters drawn at random, or "ICC(3,1)", consistency of these
-        raters:
-            an offset common to all of a rater's numbers lowers the first and not the second.
+            raters: an offset common to all of a rater's numbers lowers the first and not the second.
 
     Raises:
         ValueError: if ratings are missing, or all equal (no variance to share out).

@@ -35,17 +35,15 @@ class GUNet(nn.Module):
     Args:
         in_channels, out_channels: colours in, classes out (1 for a binary mask with a sigmoid).
         width: fields of the first block, doubled at each pooling; by default 16 / √|G|, rounded (8 for p4, 6
-        for
-            p4m), the counterpart of ``UNet``'s 16.
+            for p4m), the counterpart of ``UNet``'s 16.
         depth: how often the picture is halved.
         group: "p4" or "p4m".
         pooling: 2 or 3 (the paper's).
         norm: "batch" (per field) or "none".
         head_kernel_size: of the G → Z² convolution; 1 sees no more than group pooling does.
         pad_to_valid: pad pictures of other sizes by repeating their edges, and crop the answer. Exact where
-        the
-            same can be added on both sides (``sizes.keeps_centre``): even sizes for pooling 2, odd ones for
-            3.
+            the same can be added on both sides (``sizes.keeps_centre``): even sizes for pooling 2, odd ones
+            for 3.
 
     >>> GUNet(3, 2, width=2, depth=2)(torch.zeros(1, 3, 20, 24)).shape
     torch.Size([1, 2, 20, 24])

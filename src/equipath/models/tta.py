@@ -6,11 +6,13 @@ order of the sum.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from equipath.groups import P4M, Group
 from equipath.groups import group as named_group
+from equipath.models.summary import Summary
 
 
 def _act_unchecked(x: Tensor, element: int) -> Tensor:
@@ -34,8 +36,7 @@ class TestTimeAverage(nn.Module):
         group: "p4" or "p4m".
         output: how the model's output moves; by default ``model.output_field``, or "planar" without one.
         activation: applied to each output before the mean, such as ``torch.sigmoid``: averages
-        probabilities, not
-            logits.
+            probabilities, not logits.
 
     >>> import torch
     >>> net = TestTimeAverage(nn.Conv2d(3, 2, 3, padding=1), "p4")
@@ -84,6 +85,21 @@ class TestTimeAverage(nn.Module):
             total = y if total is None else total + y
         assert total is not None  # for type checkers: a group has an element
         return total / self.group.order
+
+    def summary(self) -> Summary:
+        """The model's own facts, with what averaging makes of its symmetry.
+
+        Raises:
+            AttributeError: if the model has no ``summary``.
+        """
+        own: Summary = self.model.summary()  # type: ignore[operator]
+        what = "quarter turns" if self.group.order == 4 else "quarter turns and reflections"
+        return replace(
+            own,
+            name=f"{own.name}, averaged over {self.group.name}",
+            output_field=self.output_field,
+            equivariant_to=f"{what}, exactly, at {self.group.order} times the price",
+        )
 
     def extra_repr(self) -> str:
         return f"group={self.group.name}, output={self.output_field}"

@@ -81,8 +81,7 @@ class UNet(nn.Module):
         norm: "batch", "group" (independent of the batch, good for batches of a few pictures) or "none".
         head_kernel_size: of the last convolution.
         pad_to_valid: pad pictures of other sizes by repeating their edges, and crop the answer. Without it,
-        a size
-            outside the contract is an error.
+            a size outside the contract is an error.
 
     >>> UNet(3, 2, width=4, depth=2)(torch.zeros(1, 3, 20, 24)).shape
     torch.Size([1, 2, 20, 24])

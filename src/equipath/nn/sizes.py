@@ -97,8 +97,7 @@ class SizeContract:
         """Repeat the edges up to the next valid size; returns it and where the original starts.
 
         Half is added on each side. If the difference is odd, the extra row or column is added at the bottom
-        or
-        right: the picture is then no longer centred, and a network that is exactly equivariant on valid
+        or right: the picture is then no longer centred, and a network that is exactly equivariant on valid
         sizes is only nearly so (``keeps_centre`` tells).
         """
         height, width = x.shape[-2:]

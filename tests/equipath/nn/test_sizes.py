@@ -126,7 +126,11 @@ def test_layers_look_at_numbers_too(layer, shape):
             torch.testing.assert_close(after - bias, 2 * (want - bias), rtol=1e-4, atol=1e-5)
 
 
-def test_averages_over_a_group_ask_as_well():
+def test_averages_over_a_group_ask_and_tell_as_well():
+    told = TestTimeAverage(UNet(3, 1, 2, 1), "p4").summary()
+    assert told.name == "UNet, averaged over p4"
+    assert told.equivariant_to.startswith("quarter turns, exactly")
+    assert told.parameters == UNet(3, 1, 2, 1).summary().parameters
     with pytest.raises(ValueError, match=r"got \(3, 8, 8\)"):
         TestTimeAverage(UNet(3, 1, 2, 1))(torch.zeros(3, 8, 8))
     with pytest.raises(ValueError, match="got ndarray"):
