@@ -1,5 +1,6 @@
 """`equipath train`, `run` and `report`: what they make, and the one sentence that a mistake ends in."""
 
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -126,6 +127,26 @@ def test_report_says_what_it_wrote_or_why_not(call, monkeypatch, tmp_path):
     monkeypatch.setattr("equipath.experiments.report.write", nothing)
     done = call("report")
     assert (done.exit_code, done.output) == (1, "equipath: there is no result yet.\n")
+
+
+def test_a_training_asks_for_its_memory_to_be_kept():
+    """In a process of its own: the same large tensors again cost almost no new pages."""
+    code = """
+import platform, resource, torch, equipath.cli
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(2_500_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+usual = pages()
+if equipath.cli._keep_memory():
+    pages()
+    assert pages() < usual / 5, (pages(), usual)
+else:
+    assert platform.libc_ver()[0] != "glibc"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-1000:]
 
 
 # ---- what the command trains with
