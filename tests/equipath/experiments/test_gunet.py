@@ -1,0 +1,85 @@
+"""The GU-Net experiment: what is measured is what is said, and runs can be read and repeated."""
+
+from dataclasses import asdict
+
+import pytest
+import torch
+from torch import nn
+
+from equipath.experiments import results
+from equipath.experiments.gunet import ARMS, SMALL, Settings, measure, network, report, run
+from equipath.groups import P4M
+from equipath.metrics import dice_score
+from equipath.models.summary import count_parameters
+
+TINY = Settings(
+    **asdict(SMALL) | dict(patients=3, per_patient=4, side=16, epochs=1, batches=2, batch=2, stability=2)
+)
+
+
+@pytest.mark.parametrize("settings", [SMALL, Settings()])
+def test_all_arms_have_about_the_same_number_of_weights(settings):
+    counts = [count_parameters(network(arm, settings)) for arm in ARMS]
+    assert max(counts) / min(counts) < 1.15
+
+
+def test_the_p4m_network_does_not_flicker_and_averaging_changes_nothing():
+    chance = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (3, 3, 16, 16), generator=chance, dtype=torch.uint8)
+    masks = torch.randint(2, (3, 16, 16), generator=chance)
+    steady = measure(network("P4M U-Net", SMALL).eval(), images, masks)
+    assert steady["spread"] < 1e-6
+    assert steady["averaged_dice"] == pytest.approx(steady["dice"], abs=1e-3)
+    flickering = measure(network("U-Net+", SMALL).eval(), images, masks)
+    assert flickering["spread"] > 1e-4
+
+
+def test_spread_and_dice_by_hand():
+    class Lean(nn.Module):
+        """Sees tumour where a picture is bright, and more of it to the right."""
+
+        output_field = "planar"
+
+        def forward(self, x):
+            return 4 * x[:, :1] - 2 + torch.linspace(-1, 1, x.shape[-1])
+
+    chance = torch.Generator().manual_seed(2)
+    images = torch.rand(4, 3, 8, 8, generator=chance)
+    masks = torch.randint(2, (4, 8, 8), generator=chance)
+    found = measure(Lean(), images, masks)
+    copies = [P4M.act(torch.sigmoid(Lean()(P4M.act(images, h))), P4M.inverse(h)) for h in range(8)]
+    together = torch.stack(copies)
+    assert found["spread"] == pytest.approx(float(together.std(0, correction=0).mean()), rel=1e-5)
+    assert found["averaged_dice"] == dice_score(together.mean(0)[:, 0] > 0.5, masks)
+    assert found["dice"] == dice_score(copies[0][:, 0] > 0.5, masks)
+    assert found["background_dice"] == dice_score(copies[0][:, 0] <= 0.5, 1 - masks)
+    few = measure(Lean(), images, masks, stability=2)
+    assert "averaged_dice" not in few
+    assert few["spread"] == pytest.approx(float(together[:, [0, 3]].std(0, correction=0).mean()), rel=1e-5)
+
+
+def test_wrong_words_are_refused():
+    for options, words in (
+        ({"data": "mars"}, "gunet runs on"),
+        ({"size": "huge"}, "known are small"),
+        ({"arms": ["CNN"]}, "known are U-Net"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run(**options)
+
+
+@pytest.mark.slow
+def test_a_run_is_saved_reported_and_repeated(tmp_path):
+    options = dict(
+        folder=tmp_path / "ck", progress=False, settings=TINY, results=tmp_path, fractions=(1.0, 0.5)
+    )
+    first = run("slides", **options)
+    runs = results.load("gunet", folder=tmp_path)
+    assert len(runs) == 6
+    assert {r["config"]["pictures"] for r in runs} == {12, 6}
+    again = run("slides", **options)
+    for name in first:
+        assert first[name]["dice"] == again[name]["dice"]
+    parts = report(runs)
+    assert [len(part.rows) for part in parts if isinstance(part, results.Table)] == [4, 3]
+    assert sum(isinstance(part, results.Picture) for part in parts) == 1

@@ -1,0 +1,146 @@
+"""The PCam experiment: maps are patches, candidates are maxima, intervals hold patients together."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+from equipath.experiments import results
+from equipath.experiments.pcam import (
+    ARMS,
+    SMALL,
+    Settings,
+    findings,
+    most_suspicious,
+    network,
+    probabilities,
+    report,
+    run,
+    spread,
+    transfer,
+    tumour_map,
+    with_interval,
+)
+from equipath.groups import P4M
+from equipath.metrics import accuracy
+from equipath.models.summary import count_parameters
+
+TINY = Settings(
+    **asdict(SMALL)
+    | dict(
+        growths=(1, 1, 1, 2, 3, 2), patients=6, per_patient=2, epochs=1, batches=2, batch=2, rotations=3, turned=2,
+        fields=4, crops=2, regions=4, region=160,
+    )
+)  # fmt: skip
+
+
+def pictures(count: int, side: int = 96) -> torch.Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("settings", [SMALL, Settings()])
+def test_weights_and_maps_are_matched(settings):
+    count = {arm: count_parameters(network(arm, settings)) for arm in ARMS}
+    same = [count[arm] for arm in ("P4M-DenseNet", "P4-DenseNet", "DenseNet+", "DenseNet")]
+    assert max(same) / min(same) < 1.25
+    growth = dict(zip(ARMS, settings.growths, strict=True))
+    assert growth["DenseNet+ M"] == 8 * growth["P4M-DenseNet"]
+    assert abs(8 * growth["P4M-DenseNet M"] - growth["DenseNet"]) <= 4
+
+
+def test_the_map_of_a_slide_holds_the_answers_about_its_patches():
+    net = network("P4M-DenseNet", TINY)
+    image = pictures(1, 160)[0]
+    found = tumour_map(net, image)
+    assert found.shape == (3, 3)
+    assert not net.dense
+    for i, j in ((0, 0), (2, 1)):
+        patch = image[None, :, 32 * i : 32 * i + 96, 32 * j : 32 * j + 96]
+        assert float(probabilities(net, patch)) == pytest.approx(float(found[i, j]), rel=1e-4)
+
+
+def test_candidates_are_the_maxima_and_lesions_without_a_patch_do_not_count():
+    score = np.zeros((5, 5))
+    score[1, 1], score[1, 2], score[4, 4] = 0.9, 0.8, 0.4
+    lesions = np.zeros((224, 224), int)
+    lesions[70:90, 70:90] = 1
+    lesions[0:10, 0:10] = 2  # no patch has its middle third there
+    found = findings(score, lesions, 3)
+    assert found.lesions == (0.9,)
+    assert sorted(found.false_positives)[-1] == 0.4
+    assert 0.8 not in found.false_positives
+
+
+def test_the_most_suspicious_crop_is_one_of_the_field():
+    net = network("DenseNet", TINY)
+    field = pictures(1, 98)[0]
+    every = [
+        float(probabilities(net, field[None, :, top : top + 96, left : left + 96]))
+        for top in range(3)
+        for left in range(3)
+    ]
+    assert most_suspicious(net, field, 64) == pytest.approx(max(every), rel=1e-4)
+    few = most_suspicious(net, field, 1, seed=3)
+    assert min(abs(few - value) for value in every) < 1e-5
+    with pytest.raises(ValueError, match="no crop"):
+        most_suspicious(net, field[:, :90], 4)
+
+
+def test_the_threshold_comes_from_validation_fields(monkeypatch):
+    monkeypatch.setattr(
+        "equipath.experiments.pcam.most_suspicious", lambda _net, image, *_: float(image.mean())
+    )
+    shades = [torch.full((3, 2, 2), v) for v in (0.1, 0.2, 0.3, 0.4)]
+    labels = torch.tensor([0, 0, 1, 1])
+    found = transfer(None, (shades, labels), (shades[1:] + shades[:1], labels.roll(-1)), 1)
+    assert found == {"transfer_accuracy": 1.0, "transfer_auc": 1.0}
+    brighter = [shade + 0.2 for shade in shades]
+    assert transfer(None, (shades, labels), (brighter, labels), 1)["transfer_accuracy"] == 0.5
+
+
+def test_an_interval_draws_patients_and_not_patches():
+    p, t = torch.tensor([0.9] * 50 + [0.1] * 50), torch.ones(100, dtype=torch.long)
+    value, (low, high) = with_interval(accuracy, p, t, ["a"] * 50 + ["b"] * 50)
+    assert value == 0.5
+    assert (low, high) == (0.0, 1.0)
+    value, (low, high) = with_interval(accuracy, p, t, [str(k) for k in range(100)])
+    assert 0.35 < low < 0.5 < high < 0.65
+
+
+def test_quarter_turns_move_the_plain_answer_only():
+    quarters = [P4M.act(pictures(4).double(), h) for h in range(4)]
+    found = {}
+    for arm in ("P4M-DenseNet", "DenseNet"):
+        net = network(arm, TINY).double()
+        for module in net.modules():
+            if hasattr(module, "momentum"):
+                module.momentum = 1.0
+        net(quarters[0])  # statistics of these pictures: without them the answer is nearly flat
+        found[arm] = spread(net, quarters)
+    assert found["P4M-DenseNet"] < 1e-12
+    assert found["DenseNet"] > 1e-4
+
+
+def test_wrong_words_are_refused():
+    for options, words in (
+        ({"data": "mars"}, "pcam runs on"),
+        ({"size": "huge"}, "known are small"),
+        ({"arms": ["CNN"]}, "known are P4M"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run(**options)
+
+
+@pytest.mark.slow
+def test_a_run_is_saved_reported_and_repeated(tmp_path):
+    options = dict(folder=tmp_path / "ck", progress=False, settings=TINY, results=tmp_path)
+    first = run("slides", **options)
+    runs = results.load("pcam", folder=tmp_path)
+    assert {r["config"]["model"] for r in runs} == set(ARMS)
+    again = run("slides", **options)
+    for name in first:
+        assert first[name]["nll"] == again[name]["nll"]
+        assert first[name]["froc"] == again[name]["froc"]
+    tables = [part for part in report(runs) if isinstance(part, results.Table)]
+    assert [len(table.rows) for table in tables] == [6, 6]

@@ -1,0 +1,147 @@
+"""The steerable experiment: pairs that turn as one, errors that are what they say, runs that can be read."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from equipath.experiments import results
+from equipath.experiments.steerable import (
+    ANGLES,
+    ARMS,
+    PAIR_ARMS,
+    SMALL,
+    Settings,
+    WithContext,
+    angle_errors,
+    grid_error,
+    measure,
+    network,
+    pair_loss,
+    pictures,
+    report,
+    run,
+)
+from equipath.groups import P4M
+from equipath.losses import dice_cross_entropy
+from equipath.models.summary import count_parameters
+
+TINY = Settings(
+    **asdict(SMALL) | dict(patients=3, per_patient=2, side=16, epochs=1, batches=2, batch=2, pictures=3)
+)
+
+
+def pairs(count: int = 3, size: int = 32, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Random pairs, each with its small field at another place."""
+    chance = torch.Generator().manual_seed(1)
+    x = torch.rand(count, 7, size, size, generator=chance, dtype=dtype)
+    x[:, 6] = 0
+    for k in range(count):
+        top, left = 3 * k, 5 * k + 1
+        x[k, 6, top : top + size // 4, left : left + size // 4] = 1
+    return x
+
+
+@pytest.mark.parametrize(("pair", "settings"), [(False, SMALL), (False, Settings()), (True, SMALL)])
+def test_all_arms_have_about_the_same_number_of_weights(pair, settings):
+    counts = [count_parameters(network(arm, 5, settings, pair=pair)) for arm in (PAIR_ARMS if pair else ARMS)]
+    assert max(counts) / min(counts) < 1.25
+
+
+def test_the_hint_is_the_marked_part_of_the_large_field():
+    class Wide(nn.Module):
+        def forward(self, x):
+            return x[:, :1]
+
+    class Near(nn.Module):
+        def forward(self, x):
+            return x[:, 3:]
+
+    x = pairs()
+    hint, large = WithContext(Wide(), Near())(x).split(1, 1)
+    assert torch.equal(large, x[:, 3:4])
+    for k in range(len(x)):
+        top, left = 3 * k, 5 * k + 1
+        expected = torch.sigmoid(x[k, 3, top : top + 8, left : left + 8])
+        torch.testing.assert_close(hint[k, 0], expected.repeat_interleave(4, 0).repeat_interleave(4, 1))
+
+
+@pytest.mark.parametrize("arm", PAIR_ARMS[2:])
+def test_a_pair_turns_as_one(arm):
+    net = network(arm, 2, SMALL, pair=True).double().eval()
+    x = pairs(dtype=torch.float64)
+    with torch.no_grad():
+        y = net(x)
+        for h in range(8):
+            assert (net(P4M.act(x, h)) - P4M.act(y, h)).abs().max() < 1e-10
+        plain = network(PAIR_ARMS[1], 2, SMALL, pair=True).double().eval()
+        assert (plain(P4M.act(x, 1)) - P4M.act(plain(x), 1)).abs().max() > 1e-4
+
+
+def test_the_loss_of_a_pair_is_the_sum_over_what_is_answered():
+    masks = torch.randint(2, (2, 2, 8, 8), generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+    near, wide = (dice_cross_entropy(logits[:, k : k + 1], masks[:, k]) for k in (0, 1))
+    torch.testing.assert_close(pair_loss(logits, masks), near + wide)
+    torch.testing.assert_close(pair_loss(logits[:, :1], masks), near)
+
+
+def test_errors_on_the_grid_tell_the_steerable_network_from_the_plain_one():
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert grid_error(network("steerable U-Net", 5, SMALL).eval(), x) < 1e-11
+    assert grid_error(network("U-Net", 5, SMALL).eval(), x) > 1e-7  # its answers are nearly flat, untrained
+
+
+def test_a_network_that_knows_the_truth_has_the_error_of_the_masks():
+    class Truth(nn.Module):
+        """Reads the class from the red channel."""
+
+        def forward(self, x):
+            return 200.0 * nn.functional.one_hot((x[:, 0] * 255 / 50).round().long(), 5).movedim(-1, 1)
+
+    chance = torch.Generator().manual_seed(0)
+    turned = []
+    for _ in range(1 + len(ANGLES)):
+        masks = torch.randint(5, (2, 16, 16), generator=chance)
+        turned.append(((50 * masks)[:, None].expand(-1, 3, -1, -1).to(torch.uint8), masks))
+    found = angle_errors(Truth(), turned, 5)
+    np.testing.assert_allclose(found["angle_error"], found["label_error"], rtol=1e-5)
+    assert found["mean_angle_dice"] == 1
+    assert found["mean_label_error"] > 0.1
+    one = measure(Truth(), *turned[0], 5)
+    assert one["dice"] == 1
+    assert one["dice_of_class"] == [1] * 5
+
+
+def test_marked_places_are_where_the_small_field_lies():
+    x, masks, names = pictures("pairs", "val", TINY)
+    assert x.shape[1:] == (7, 16, 16)
+    assert masks.shape[1:] == (2, 16, 16)
+    assert len(names) == 2
+    assert (x[:, 6].sum((1, 2)) == 16).all()
+    for image in x:
+        row, column = (int(image[6].amax(axis).nonzero()[0]) for axis in (1, 0))
+        inside = image[3:6, row : row + 4, column : column + 4]
+        small = nn.functional.avg_pool2d(image[:3], 4)
+        assert (inside - small).abs().mean() < 0.12  # the same tissue, rendered at another size
+    with pytest.raises(ValueError, match="steerable runs on"):
+        run("mars")
+    with pytest.raises(ValueError, match="known are U-Net"):
+        run("pairs", arms=("U-Net+",))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["slides", "pairs"])
+def test_a_run_is_saved_reported_and_repeated(tmp_path, data):
+    first = run(data, folder=tmp_path / "ck", progress=False, settings=TINY, results=tmp_path)
+    runs = results.load("steerable", folder=tmp_path)
+    assert {r["config"]["model"] for r in runs} == set(PAIR_ARMS if data == "pairs" else ARMS)
+    again = run(data, folder=tmp_path / "ck", progress=False, settings=TINY, results=tmp_path)
+    for arm in first:
+        assert first[arm]["loss"] == again[arm]["loss"]
+    parts = report(runs)
+    table = next(part for part in parts if isinstance(part, results.Table))
+    assert len(table.rows) == 4
+    assert any(isinstance(part, results.Picture) for part in parts) == (data == "slides")
