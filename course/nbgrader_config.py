@@ -27,5 +27,6 @@ c.NbGrader.logfile = str(classroom / "nbgrader.log")
 # is no mistake: take stderr away before scores are read. What a cell returns or raises still decides.
 c.IgnorePattern.enabled = True
 c.IgnorePattern.pattern = r"(?s)."
-# A cell may train a small network; after this many seconds it counts as endless.
-c.Execute.timeout = 180
+# A cell may train a small network, on a machine that grades others too; after this many seconds it counts as endless.
+c.Execute.timeout = 300
+c.Execute.startup_timeout = 180

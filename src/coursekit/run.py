@@ -349,6 +349,7 @@ async def execute(
         notebook,
         # A lesson that hangs is ended well after the time that it declares.
         timeout=int(lesson.run_minutes * 60 * 3 + 60),
+        startup_timeout=180,
         kernel_name="python3",
         allow_errors=variant == "student",
         force_raise_errors=variant != "student",

@@ -24,7 +24,7 @@ def book(tmp_path_factory):
     lesson = read_lesson(source)
     executed = solution_notebook(lesson)
     places = {"COURSEKIT_BOOK": "1", "PYTHONPATH": str(ROOT / "tests" / "coursekit")}
-    NotebookClient(executed, timeout=300).execute(env=os.environ | places)
+    NotebookClient(executed, timeout=300, startup_timeout=300).execute(env=os.environ | places)
     page = folder / "01_small.ipynb"
     nbformat.write(book_page(lesson, executed), page)
     try:

@@ -273,13 +273,13 @@ def test_an_interrupt_ends_the_kernels_and_keeps_what_was_finished(write, tmp_pa
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    _, errors = process.communicate(timeout=180)
+    _, errors = process.communicate(timeout=280)
     thread.join()
     assert process.returncode == 130, errors
     assert "interrupted" in errors
     assert "Traceback" not in errors
     assert kernels
-    _, alive = psutil.wait_procs(kernels, timeout=30)
+    _, alive = psutil.wait_procs(kernels, timeout=60)
     assert not alive
     assert (
         json.loads((tmp_path / "cache" / "solution" / "01_quick.json").read_text())["result"]["lesson"]

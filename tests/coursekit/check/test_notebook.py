@@ -35,7 +35,7 @@ def cells():
     for name, source in CELLS.items():
         extra = {"nbgrader": GRADED} if name.startswith("grade") else {}
         notebook.cells.append(nbformat.v4.new_code_cell(source, metadata={"name": name, **extra}))
-    nbclient.NotebookClient(notebook, timeout=120, allow_errors=True, kernel_name="python3").execute()
+    nbclient.NotebookClient(notebook, timeout=120, startup_timeout=120, allow_errors=True, kernel_name="python3").execute()
     return {c.metadata["name"]: c for c in notebook.cells}
 
 
