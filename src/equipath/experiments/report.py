@@ -7,6 +7,7 @@ and compares.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -101,9 +102,12 @@ def _picture(part: Picture, file: str) -> str:
 
 
 def _table(part: Table) -> str:
-    lines = [list(part.header), ["---"] + ["---:"] * (len(part.header) - 1), *map(list, part.rows)]
     if wrong := [row for row in part.rows if len(row) != len(part.header)]:
         raise ValueError(f"a row has {len(wrong[0])} cells under {len(part.header)} headers: {wrong[0]}")
+    # Numbers to the right, words to the left.
+    columns = zip(*part.rows, strict=True)
+    rule = ["---:" if all(re.match(r"[*−–-]*\d|–", cell) for cell in column) else "---" for column in columns]
+    lines = [list(part.header), rule, *map(list, part.rows)]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f":::{{table}} {' '.join(part.caption.split())}\n\n{body}\n:::\n"
 
