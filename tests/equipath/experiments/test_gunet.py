@@ -75,11 +75,11 @@ def test_a_run_is_saved_reported_and_repeated(tmp_path):
     )
     first = run("slides", **options)
     runs = results.load("gunet", folder=tmp_path)
-    assert len(runs) == 6
+    assert len(runs) == 8
     assert {r["config"]["pictures"] for r in runs} == {12, 6}
     again = run("slides", **options)
     for name in first:
         assert first[name]["dice"] == again[name]["dice"]
     parts = report(runs)
-    assert [len(part.rows) for part in parts if isinstance(part, results.Table)] == [4, 3]
+    assert [len(part.rows) for part in parts if isinstance(part, results.Table)] == [5, 4]
     assert sum(isinstance(part, results.Picture) for part in parts) == 1
