@@ -106,7 +106,10 @@ def _table(part: Table) -> str:
         raise ValueError(f"a row has {len(wrong[0])} cells under {len(part.header)} headers: {wrong[0]}")
     # Numbers to the right, words to the left.
     columns = zip(*part.rows, strict=True)
-    rule = ["---:" if all(re.match(r"[*−–-]*\d|–", cell) for cell in column) else "---" for column in columns]
+    rule = [
+        "---:" if all(re.match(r"(below |[*−–-]*)\d|–", cell) for cell in column) else "---"
+        for column in columns
+    ]
     lines = [list(part.header), rule, *map(list, part.rows)]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f":::{{table}} {' '.join(part.caption.split())}\n\n{body}\n:::\n"
