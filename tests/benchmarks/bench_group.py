@@ -70,17 +70,26 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
             def ready(flat=flat, taps=taps):
                 return F.conv2d(flat, taps, padding=1)
 
-            def ours(way, layer=layer, x=x):
+            chosen = layer.evaluation(x)
+            with torch.no_grad():
+                layer(x)
+                chosen_still = layer.evaluation(x)
+
+            def ours(way, auto, layer=layer, x=x):
+                if way == auto:  # as it is used: the layer chooses
+                    return layer(x)
                 with prefer(way):
                     return layer(x)
 
             ways = ("expand", "fourier")
             train = {
-                way: training_step(lambda way=way, ours=ours: ours(way), (x, layer.weight), seed)
+                way: training_step(
+                    lambda way=way, ours=ours, auto=chosen: ours(way, auto), (x, layer.weight), seed
+                )
                 for way in ways
             }
             plain = training_step(ready, (flat, taps), seed.flatten(1, 2))
-            infer = {way: quiet(lambda way=way, ours=ours: ours(way)) for way in ways}
+            infer = {way: quiet(lambda way=way, ours=ours, a=chosen_still: ours(way, a)) for way in ways}
             pair = (lambda layer=layer, x=x: layer(x).flatten(1, 2), ready)
             if name == "p4m" and fields >= 128:
                 goal = 0.5
@@ -88,10 +97,6 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
                 goal = 1 / 1.3
             else:
                 goal = 1.10
-            chosen = layer.evaluation(x)
-            with torch.no_grad():
-                layer(x)
-                chosen_still = layer.evaluation(x)
             label = f"{name} conv 3x3"
             yield compare(
                 f"{label}, training step",

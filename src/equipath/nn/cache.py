@@ -36,7 +36,12 @@ class KeptFilters:
 
     def get(self, name: str, parameter: Tensor, compute: Callable[[Tensor], Any]) -> Any:
         """``compute(parameter)``, or the kept result if the parameter has the very same content."""
-        if not self.usable(parameter):
+        # `usable`, written out: in a small layer each call shows.
+        if (
+            (parameter.requires_grad and torch.is_grad_enabled())
+            or not parameter.is_cpu
+            or torch.compiler.is_compiling()
+        ):
             self._source, self._made = None, {}  # training: hold no memory
             return compute(parameter)
         source = self._source
