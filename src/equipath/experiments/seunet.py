@@ -1,0 +1,692 @@
+"""SEUNet's experiments: who still segments when pictures come at another scale than the one trained on.
+
+Paper 002, section 4 (tables 1 and 2, figure 2), section 5 (table 3, figure 3) and appendix C (figure 5). All
+networks share one backbone and are trained at one scale, without scale augmentation; then they are tested at
+17 scales from 1/4 to 4. On slides the test pictures are rendered again at every scale, so nothing is
+interpolated; pictures of public sets are resampled from their finest pixels.
+
+``run`` makes one result an arm; ``report`` makes the tables and figures. Choices of ours where the paper is
+silent are in ``Settings`` and in the names of the numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from equipath.data import load
+from equipath.data.items import IGNORE
+from equipath.data.stains import StainNormalizer
+from equipath.equivariance import Scaling
+from equipath.experiments.results import Picture, Table, grouped, mean_sd, save
+from equipath.metrics import confusion_matrix
+from equipath.models.seunet import STRATEGIES, DISCOUNet, PlainUNet, SESNUNet, SEUNet, scale_ensemble
+from equipath.models.summary import count_parameters
+from equipath.train import fit
+
+NAME = "seunet"
+TITLE = "SEUNet: segmentation at other scales than the one trained on"
+ARMS = ("CNN", "N-Jet", "SESN", "DISCO", "SEUNet", "SEUNet, fixed σ", "SEUNet, free σ")
+SCALES = tuple(2.0 ** (k / 4) for k in range(-8, 9))
+"""The paper's test scales; 1 is the scale of training, larger ones enlarge."""
+FIRST_LAYER_SCALES = (-4, -3, 3, 4)
+"""At which of 2^(n/4) the first layer's error matrices (eq. 12) are taken: 0.5, 0.59, 1.68 and 2."""
+BATCH_PIXELS = 2**19
+"""Pixels of test pictures that go through a network at once."""
+KEEP = 2**28
+"""Bytes of test pictures that are kept from one network to the next instead of being made again."""
+TASKS = {"slides": "tissue", "bcss": "tissue", "tnbc": "nuclei", "monuseg": "nuclei"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run does; the defaults are the paper's.
+
+    Attributes:
+        widths: channels of the first block, of all scales together for "CNN" and of each scale for the rest, in
+            the order of ``ARMS``.
+        lrs: peak of Adam's one cycle, in the order of ``ARMS``.
+        depth: how often the pictures are halved.
+        tile: side of the training pictures in pixels; ``field`` that of the test pictures at scale 1.
+        mpp: microns per pixel at scale 1; None: that of the set.
+        tiles, test_tiles: at most so many of them (None: all).
+        balance: weigh the classes in the cross-entropy by one over the root of their frequency, so that a rare
+            class is found after a short training too.
+        stain: whether public sets are normalised (Vahadane) to the first training picture.
+    """
+
+    widths: tuple[int, ...] = (60, 12, 12, 12, 12, 12, 12)
+    lrs: tuple[float, ...] = (0.015,) * 7
+    depth: int = 4
+    tile: int = 400
+    field: int = 400
+    mpp: float | None = None
+    tiles: int | None = None
+    test_tiles: int | None = None
+    epochs: int = 70
+    batch: int = 20
+    batches: int | None = None
+    weight_decay: float = 1e-4
+    balance: bool = False
+    stain: bool = True
+
+
+SMALL = Settings(
+    widths=(4, 6, 3, 4, 6, 6, 6), lrs=(0.015, 0.05, 0.015, 0.015, 0.05, 0.05, 0.05), depth=2, tile=32, field=48,
+    tiles=256, test_tiles=12, epochs=4, batch=4, batches=50, balance=True,
+)  # fmt: skip
+SETTINGS: dict[str, dict[str, Settings]] = {
+    "paper": {
+        "monuseg": Settings(),
+        "bcss": Settings(tile=512, field=512),
+        "slides": Settings(tile=256, field=256, mpp=1.0),
+        "tnbc": Settings(tile=256, field=256),
+    },
+    "small": {
+        "monuseg": Settings(**asdict(SMALL) | {"mpp": 1.0}),
+        "bcss": Settings(**asdict(SMALL) | {"mpp": 2.0}),
+        "slides": Settings(**asdict(SMALL) | {"mpp": 2.0}),
+        "tnbc": Settings(**asdict(SMALL) | {"mpp": 1.0}),
+    },
+}
+
+
+def network(arm: str, classes: int, settings: Settings, seed: int = 0) -> nn.Module:
+    """One of ``ARMS``, freshly drawn; pictures of any size are padded and the answer cropped."""
+    width, depth = settings.widths[ARMS.index(arm)], settings.depth
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if arm == "CNN":
+            return PlainUNet(3, classes, width, depth, pad_to_valid=True)
+        if arm == "SESN":
+            return SESNUNet(3, classes, width, depth, pad_to_valid=True)
+        if arm == "DISCO":
+            return DISCOUNet(3, classes, width, depth, pad_to_valid=True)
+        if arm == "N-Jet":
+            return SEUNet(3, classes, width, 1, depth, mode="free", pad_to_valid=True)
+        mode = {"SEUNet": "constrained", "SEUNet, fixed σ": "fixed", "SEUNet, free σ": "free"}[arm]
+        return SEUNet(3, classes, width, 5, depth, mode=mode, pad_to_valid=True)
+
+
+def loss_of(net: nn.Module, weights: Tensor | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+    """Cross-entropy, its classes weighted by ``weights`` (K,); of all heads, by eq. 9, for SEUNet."""
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        given = None if weights is None else weights.to(logits.device)
+        if isinstance(net, SEUNet):
+            return net.loss(logits, target, class_weights=given)
+        return F.cross_entropy(logits, target, weight=given)
+
+    return loss
+
+
+def class_weights(pairs: Any, classes: int) -> Tensor:
+    """One over the root of each class's share of the labelled pixels, (K,), 1 on average over the pixels."""
+    masks = pairs[1] if isinstance(pairs, tuple) else [mask for _, mask in pairs]
+    counts = torch.zeros(classes, dtype=torch.float64)
+    for mask in masks:
+        counts += torch.bincount(mask[mask != IGNORE], minlength=classes)
+    share = counts / counts.sum()
+    weights = share.clamp_min(1e-4).rsqrt()
+    return (weights / (weights * share).sum()).float()
+
+
+# --------------------------------------------------------------------------------------------------
+# pictures at a scale
+
+
+class Fields:
+    """The pictures of one split of a set, at any scale.
+
+    Args:
+        data: a key of ``TASKS``.
+        split: "train", "val" or "test".
+        side: pixels along a side at scale 1.
+        count: at most so many pictures, spread over the patients.
+        normalizer: recolours the pictures of public sets.
+    """
+
+    def __init__(
+        self,
+        data: str,
+        split: str,
+        side: int,
+        settings: Settings,
+        count: int | None = None,
+        root: str | Path | None = None,
+        normalizer: StainNormalizer | None = None,
+    ) -> None:
+        self.data, self.split, self.side = data, split, side
+        self._kept: dict[tuple[float, int, int], tuple[Tensor, Tensor]] = {}
+        if data == "slides":
+            self.mpp = settings.mpp or 1.0
+            self._options: dict[str, Any] = (
+                {} if count is None else {"per_patient": 6, "patients": -(-count // 6)}
+            )
+            items: Any = self._rendered(side)
+            self.count = min(len(items), count or len(items))
+        else:
+            native = float(load(data, TASKS[data], split, root=root)[0]["mpp"])
+            self.mpp = settings.mpp or native
+            crop = round(side * self.mpp / native)
+            items = load(data, TASKS[data], split, root=root, tile=crop, stride=crop)
+            order = torch.randperm(len(items), generator=torch.Generator().manual_seed(0)).tolist()
+            self._tiles = []
+            for i in sorted(order[: count or len(order)]):
+                image, mask = items[i]["image"], items[i]["mask"]
+                if normalizer is not None:
+                    image = normalizer(image)
+                # Bytes: a whole public set fits in memory.
+                self._tiles.append(((image * 255).round().byte(), mask.to(torch.int8)))
+            self.count = len(self._tiles)
+        self.classes: tuple[str, ...] = items.classes
+
+    def _rendered(self, size: int) -> Any:
+        mpp = self.mpp * self.side / size
+        return load("slides", TASKS[self.data], self.split, size=size, mpp=mpp, **self._options)
+
+    def at(self, scale: float = 1.0, first: int = 0, last: int | None = None) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, n, n) and masks (N, n, n) with n = round(side · scale), all of the same tissue.
+
+        ``first``, ``last``: only the pictures from one number to another.
+        """
+        last = self.count if last is None else min(last, self.count)
+        key = scale, first, last
+        if key not in self._kept:
+            found = self._make(round(self.side * scale), range(first, last))
+            if sum(image.nbytes for image, _ in self._kept.values()) + found[0].nbytes > KEEP:
+                return found
+            self._kept[key] = found
+        return self._kept[key]
+
+    def _make(self, size: int, which: range) -> tuple[Tensor, Tensor]:
+        if self.data == "slides":
+            found = self._rendered(size).__getitems__(which)
+            return torch.stack([i["image"] for i in found]), torch.stack([i["mask"] for i in found])
+        images, masks = [], []
+        for i in which:
+            image, mask = self._tiles[i][0][None].float() / 255, self._tiles[i][1][None, None].double()
+            if image.shape[-1] != size or image.shape[-2] != size:
+                smaller = size < image.shape[-1]
+                image = F.interpolate(image, size=(size, size), mode="bicubic", antialias=smaller).clamp(0, 1)
+                mask = F.interpolate(mask, size=(size, size), mode="nearest-exact")
+            images.append(image[0])
+            masks.append(mask[0, 0].long())
+        return torch.stack(images), torch.stack(masks)
+
+    def pairs(self) -> Any:
+        """All pictures at scale 1 with their masks, as ``fit`` takes them."""
+        if self.data != "slides" and self._tiles[0][0].shape[-1] == self.side:
+            return _Tiles(self._tiles)
+        return self.at(1.0)
+
+
+class _Tiles(Dataset):
+    """Bytes as (image, mask): a set too large for floats."""
+
+    def __init__(self, tiles: list[tuple[Tensor, Tensor]]) -> None:
+        self.tiles = tiles
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, mask = self.tiles[index]
+        return image.float() / 255, mask.long()
+
+
+# --------------------------------------------------------------------------------------------------
+# what is measured
+
+
+def last_features(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The last feature field (B, C, S, H, W) before the head, and the logits made of it."""
+    padded, top, left = net.sizes.pad(x)  # type: ignore[operator, union-attr]
+    height, width = x.shape[-2:]
+    features = net.features(padded)  # type: ignore[operator]
+    logits = net.head(features)  # type: ignore[operator]
+    return tuple(y[..., top : top + height, left : left + width] for y in (features, logits))  # type: ignore[return-value]
+
+
+def probabilities(logits: Tensor) -> dict[str, Tensor]:
+    """Class probabilities (B, K, H, W) by the name of what made them: the ensembles and heads of a network with
+    several heads, else "head 1".
+    """
+    if logits.dim() == 4:
+        return {"head 1": torch.softmax(logits, 1)}
+    heads = {f"head {k + 1}": torch.softmax(logits[:, :, k], 1) for k in range(logits.shape[2])}
+    if len(heads) == 1:
+        return heads
+    return {strategy: scale_ensemble(logits, strategy) for strategy in STRATEGIES} | heads
+
+
+def pair_errors(moved: Tensor, seen: Tensor, border: int) -> Tensor:
+    """Eq. 12 between two scale fields (N, C, S, H, W) on one grid, ``border`` pixels at the edges left out.
+
+    Entry (k, k') is ``mean_i ||moved_k - seen_k'||² / ||moved_k||²``; moved is the transformed answer for the
+    picture, seen the answer for the transformed picture. With S = 1 it is eq. 10.
+
+    Returns: (S, S) float64.
+    """
+    inner = (..., slice(border, moved.shape[-2] - border), slice(border, moved.shape[-1] - border))
+    a, b = moved[inner].double(), seen[inner].double()
+    size = a.square().sum((1, 3, 4)).clamp_min(1e-30)  # (N, S)
+    scales = range(a.shape[2])
+    rows = [
+        [((a[:, :, k] - b[:, :, j]).square().sum((1, 2, 3)) / size[:, k]).mean() for j in scales]
+        for k in scales
+    ]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _rescaled(x: Tensor, size: int) -> Tensor:
+    """Maps (..., H, W) resampled to (size, size), bicubic, filtered first where they shrink."""
+    return Scaling(size / x.shape[-1]).planar(x)
+
+
+@torch.no_grad()
+def measure(net: nn.Module, fields: Fields, scales: Sequence[float] = SCALES) -> dict[str, Any]:
+    """IoU and equivariance error at every test scale, 1 among them.
+
+    Returns:
+        ``iou.NAME``: one number a scale for every answer of ``probabilities``: of the nucleus class where there
+        are two classes, else the mean over the classes (pixels of all test pictures counted together).
+        ``mean_iou.NAME``: their mean. ``kept.NAME``: that mean over the IoU at scale 1.
+        ``error``: eq. 10 for the last feature field, at every scale but 1. For a network of several scales each
+        scale k of the picture is compared with the scale k' of the rescaled picture that fits it best, then
+        the mean over k is taken (the paper does not say how it paired them); ``mean_error``.
+        ``answer_error``, ``mean_answer_error``: eq. 10 for the probabilities that the network finally gives
+        (P_Ens for SEUNet), where nothing is paired.
+        ``pairs``: the matrices (eq. 12) of the last field at every scale.
+    """
+    net.eval()
+    classes = len(fields.classes)
+    counts: dict[str, np.ndarray] = {}
+    pairs: dict[float, Tensor] = {}
+    answers = dict.fromkeys(scales, 0.0)
+    step = max(1, int(BATCH_PIXELS / (fields.side * max(scales)) ** 2))
+    for first in range(0, fields.count, step):
+        part = min(step, fields.count - first)
+        features, logits = _by_batches(net, fields.at(1.0, first, first + step)[0])
+        answer = next(iter(probabilities(logits).values()))
+        for n, scale in enumerate(scales):
+            x, masks = fields.at(scale, first, first + step)
+            there, new_logits = _by_batches(net, x)
+            found = probabilities(new_logits)
+            for name, p in found.items():
+                matrix = confusion_matrix(p.argmax(1), masks, classes, ignore_index=IGNORE)
+                counts.setdefault(name, np.zeros((len(scales), classes, classes)))[n] += matrix
+            if scale == 1:
+                continue
+            size = x.shape[-1]
+            errors = pair_errors(_rescaled(features, size), there, size // 8)
+            pairs[scale] = pairs.get(scale, 0) + errors * part / fields.count
+            moved, new = _rescaled(answer, size)[:, :, None], next(iter(found.values()))[:, :, None]
+            answers[scale] += float(pair_errors(moved, new, size // 8)) * part / fields.count
+    away = [scale for scale in scales if scale != 1]
+    out: dict[str, Any] = {
+        "scales": list(scales),
+        "error": [float(pairs[scale].amin(1).mean()) for scale in away],
+        "answer_error": [answers[scale] for scale in away],
+        "pairs": [pairs[scale].tolist() for scale in away],
+    }
+    here = list(scales).index(1)
+    for name, matrices in counts.items():
+        values = [_iou(matrix) for matrix in matrices]
+        out[f"iou.{name}"] = values
+        out[f"mean_iou.{name}"] = float(np.mean(values))
+        out[f"kept.{name}"] = float(np.mean(values)) / values[here] if values[here] else float("nan")
+    out["mean_error"] = float(np.mean(out["error"]))
+    out["mean_answer_error"] = float(np.mean(out["answer_error"]))
+    return out | best_heads(out)
+
+
+def _iou(matrix: np.ndarray) -> float:
+    """Of the second of two classes, else the mean over the classes that occur, from a confusion matrix."""
+    both = matrix.diagonal()
+    either = matrix.sum(0) + matrix.sum(1) - both
+    if len(matrix) == 2:
+        return float(both[1] / either[1]) if either[1] else float("nan")
+    return float((both[either > 0] / either[either > 0]).mean())
+
+
+def _by_batches(net: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """``last_features`` of all images, so many at a time that memory stays small."""
+    step = max(1, BATCH_PIXELS // (images.shape[-1] * images.shape[-2]))
+    parts = [last_features(net, some) for some in images.split(step)]
+    return torch.cat([f for f, _ in parts]), torch.cat([y for _, y in parts])
+
+
+def best_heads(measured: dict[str, Any]) -> dict[str, Any]:
+    """Does the best head move to larger σ as pictures grow: the best head (from 1) at every scale, and
+    Spearman's rank correlation of the head's number with the scale. Nothing for a network of one head.
+    """
+    names = [key for key in measured if key.startswith("iou.head ")]
+    if len(names) < 2:
+        return {}
+    table = np.array([measured[name] for name in sorted(names)])
+    best = table.argmax(0) + 1
+    # A centre of gravity of the heads, each weighted by what it has over the worst, moves where argmax sticks.
+    gain = table - table.min(0)
+    centre = (gain * np.arange(1, len(names) + 1)[:, None]).sum(0) / np.maximum(gain.sum(0), 1e-12)
+    trend = {
+        name: float(spearmanr(measured["scales"], v).statistic) if len(set(v.tolist())) > 1 else 0.0
+        for name, v in (("best_head_trend", best), ("head_centre_trend", centre))
+    }
+    return {"best_head": best.tolist(), "head_centre": centre.tolist()} | trend
+
+
+@torch.no_grad()
+def first_layer_matrices(net: SEUNet, fields: Fields) -> dict[str, Any]:
+    """Appendix C: σ of the first layer and its error matrices (eq. 12) at ``FIRST_LAYER_SCALES``, on up to 16
+    pictures.
+    """
+    layer = net.down[0][0]  # type: ignore[index]
+    images = fields.at(1.0, 0, 16)[0]
+    here = layer(images)
+    matrices = []
+    for n in FIRST_LAYER_SCALES:
+        x, _ = fields.at(2.0 ** (n / 4), 0, 16)
+        matrices.append(pair_errors(_rescaled(here, x.shape[-1]), layer(x), x.shape[-1] // 8).tolist())
+    return {"first_sigma": layer.sigma.tolist(), "first_matrices": matrices}  # type: ignore[union-attr, operator]
+
+
+# --------------------------------------------------------------------------------------------------
+# the run
+
+
+def run(
+    data: str = "slides",
+    size: str = "small",
+    seed: int = 0,
+    folder: str | Path | None = None,
+    progress: bool = True,
+    *,
+    root: str | Path | None = None,
+    arms: Sequence[str] = ARMS,
+    settings: Settings | None = None,
+) -> dict[str, Any]:
+    """Train every arm at one scale, test it at 17, save one result each.
+
+    Args:
+        data: "slides" (tissue classes of breast), "tnbc" or "monuseg" (nuclei), "bcss" (tissue classes).
+        size: "small" (minutes on two cores) or "paper".
+        folder: checkpoints of the training, one folder an arm: a run that was stopped goes on there.
+        root: folder of the data sets.
+        arms: some of ``ARMS``.
+        settings: in place of those of ``size``.
+
+    Returns:
+        {arm: metrics}.
+    """
+    if data not in TASKS:
+        raise ValueError(f"seunet runs on {', '.join(TASKS)}; got data={data!r}")
+    if size not in SETTINGS:
+        raise ValueError(f"got size={size!r}; known are {', '.join(SETTINGS)}")
+    if unknown := set(arms) - set(ARMS):
+        raise ValueError(f"got the arms {', '.join(sorted(unknown))}; known are {', '.join(ARMS)}")
+    settings = settings or SETTINGS[size][data]
+    normalizer = None
+    if settings.stain and data != "slides":
+        normalizer = StainNormalizer("vahadane").fit(load(data, TASKS[data], "train", root=root)[0]["image"])
+    count = settings.tiles
+    train = Fields(data, "train", settings.tile, settings, count, root, normalizer)
+    val = Fields(data, "val", settings.tile, settings, count and max(1, count // 8), root, normalizer)
+    test = Fields(data, "test", settings.field, settings, settings.test_tiles, root, normalizer)
+    train_set, val_set = train.pairs(), val.pairs()
+    weights = class_weights(train_set, len(train.classes)) if settings.balance else None
+    out = {}
+    for arm in arms:
+        start = time.perf_counter()
+        net = network(arm, len(train.classes), settings, seed)
+        lr = settings.lrs[ARMS.index(arm)]
+        config = {"model": arm, "parameters": count_parameters(net), "lr": lr} | asdict(settings)
+        done = fit(
+            net, train_set, val_set, loss=loss_of(net, weights), epochs=settings.epochs, batch_size=settings.batch,
+            batches_per_epoch=settings.batches, optimizer="adam", lr=lr,
+            weight_decay=settings.weight_decay, schedule="onecycle",
+            folder=Path(folder) / arm.replace(", ", "_").replace(" ", "_") if folder else None, seed=seed,
+            progress=progress, config=config,
+        )  # fmt: skip
+        net = net.cpu()
+        metrics = measure(net, test, SCALES) | {
+            "best_epoch": done.best_epoch,
+            "training_seconds": done.seconds,
+        }
+        if isinstance(net, SEUNet):
+            metrics["sigma"] = [sigma.tolist() for sigma in net.sigmas]
+            metrics["eta"] = net.eta.tolist()
+            metrics |= first_layer_matrices(net, test)
+        save(
+            experiment=NAME, data=data, size=size, config=config, seed=seed, metrics=metrics,
+            seconds=time.perf_counter() - start, device=done.device,
+        )  # fmt: skip
+        out[arm] = metrics
+    return out
+
+
+# --------------------------------------------------------------------------------------------------
+# the tables
+
+PAPER = {
+    "nuclei": {
+        "CNN": ("54.94", "0.64"), "SESN": ("57.29", "0.57"), "DISCO": ("59.77", "0.39"),
+        "SEUNet, mean": ("59.96", "–"), "SEUNet, P_Dist": ("59.93", "–"), "SEUNet, P_Ens": ("59.98", "0.26"),
+        "SEUNet, fixed σ": ("58.36", "–"), "SEUNet, free σ": ("57.40", "–"),
+    },
+    "tissue": {
+        "CNN": ("34.48", "0.74"), "SESN": ("35.36", "0.72"), "DISCO": ("40.51", "0.61"),
+        "SEUNet, mean": ("40.51", "–"), "SEUNet, P_Dist": ("42.10", "–"), "SEUNet, P_Ens": ("42.43", "0.54"),
+        "SEUNet, fixed σ": ("41.45", "–"), "SEUNet, free σ": ("39.02", "–"),
+    },
+}  # fmt: skip
+"""Tables 2 and 3: mean IoU over the scales (%) and E_err, on MoNuSeg (nuclei) and BCSS (tissue classes)."""
+COLOURS = {
+    "CNN": "#000000", "N-Jet": "#999999", "SESN": "#E69F00", "DISCO": "#009E73", "SEUNet": "#0072B2",
+    "SEUNet, fixed σ": "#56B4E9", "SEUNet, free σ": "#CC79A7",
+}  # fmt: skip
+Arms = list[tuple[str, list[dict[str, Any]]]]
+
+
+def report(results: list[dict[str, Any]]) -> list[Any]:
+    """The page's parts: arms over the scales, heads, σ in its three settings, error matrices."""
+    parts: list[Any] = [
+        "All networks share one backbone and about one number of weights, are trained at one scale, without "
+        "scale augmentation, and tested at 17 scales from 1/4 to 4. *Kept* is the mean IoU over the scales as a "
+        "part of the IoU at the training scale: who loses least away from it. E_err (eq. 10) compares the "
+        "last features of the rescaled picture with the rescaled features; in a network of several scales each "
+        "scale with the best fitting one. *Answer error* is the same for the final probabilities, where nothing "
+        "is matched."
+    ]
+    for (data, size), runs in grouped(results, "data", "size").items():
+        found = sorted(grouped(runs, "model").items(), key=lambda pair: ARMS.index(pair[0][0]))
+        arms: Arms = [(arm, some) for (arm,), some in found]
+        parts.append(_main_table(arms, data, size))
+        parts.append(_scales_picture(arms, data, size))
+        for arm, some in arms:
+            if arm == "SEUNet":
+                parts += _heads(some, data, size)
+                parts.append(_matrices_picture(some, data, size))
+        if any(arm.endswith("σ") for arm, _ in arms):
+            parts.append(_sigma_table(arms, data, size))
+            parts.append(_sigma_picture(arms, data, size))
+    return parts
+
+
+def _numbers(runs: list[dict[str, Any]], name: str, digits: int = 3, scale: float = 1.0) -> str:
+    return mean_sd((run["metrics"].get(name) for run in runs), digits, scale)
+
+
+def _main_table(arms: Arms, data: str, size: str) -> Table:
+    rows = []
+    for arm, runs in arms:
+        for head in STRATEGIES[::-1] if "P_Ens" in str(runs[0]["metrics"].keys()) else ("head 1",):
+            name = f"{arm}, {head}" if arm == "SEUNet" else arm
+            if arm.endswith("σ") and head != "P_Ens":
+                continue
+            final = head in ("head 1", "P_Ens")
+            here = mean_sd([run["metrics"][f"iou.{head}"][_middle(run)] for run in runs], 1, 100)
+            paper = PAPER[TASKS[data]].get(name, ("–", "–"))
+            rows.append([
+                name, str(runs[0]["config"]["parameters"]), here,
+                _numbers(runs, f"mean_iou.{head}", 1, 100), _numbers(runs, f"kept.{head}", 2),
+                _numbers(runs, "mean_error", 2) if final else "–",
+                _numbers(runs, "mean_answer_error", 2) if final else "–", *paper,
+            ])  # fmt: skip
+    kind, paper_set = ("IoU", "MoNuSeg") if TASKS[data] == "nuclei" else ("mIoU", "BCSS")
+    header = ["network", "weights", f"{kind} at 1 (%)", f"mean {kind} (%)", "kept", "E_err", "answer error"]
+    header += [f"paper: {kind}", "paper: E_err"]
+    return Table(
+        header, rows,
+        f"Mean over 17 scales on {data} ({size}). The paper's columns are for {paper_set} "
+        "{cite}`yang2023`, tables 2 and 3.",
+    )  # fmt: skip
+
+
+def _middle(run: dict[str, Any]) -> int:
+    return run["metrics"]["scales"].index(1.0)
+
+
+def _mean(runs: list[dict[str, Any]], name: str) -> np.ndarray:
+    return np.mean([run["metrics"][name] for run in runs], 0)
+
+
+def _scales_picture(arms: Arms, data: str, size: str) -> Picture:
+    from matplotlib.figure import Figure
+
+    figure = Figure((7.2, 3.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    said = []
+    for arm, runs in arms:
+        name = "iou.P_Ens" if "iou.P_Ens" in runs[0]["metrics"] else "iou.head 1"
+        scales = np.array(runs[0]["metrics"]["scales"])
+        values = 100 * _mean(runs, name)
+        style = {"color": COLOURS[arm], "label": arm, "lw": 1.6, "ls": "--" if arm.endswith("σ") else "-"}
+        left.plot(scales, values, **style)
+        right.plot(scales[scales != 1], _mean(runs, "error"), **style)
+        said.append(f"{arm} {values[0]:.0f}, {values[len(values) // 2]:.0f}, {values[-1]:.0f}")
+    kind = "IoU" if TASKS[data] == "nuclei" else "mIoU"
+    for axis, label in ((left, f"{kind} (%)"), (right, "E_err of the last features")):
+        axis.set_xscale("log", base=2)
+        axis.set_xticks([0.25, 0.5, 1, 2, 4], ["¼", "½", "1", "2", "4"])
+        axis.set_xlabel("test scale")
+        axis.set_ylabel(label)
+        axis.axvline(1, color="0.8", lw=0.8, zorder=0)
+        axis.spines[["top", "right"]].set_visible(False)
+    left.set_ylim(0)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    return Picture(
+        f"scales-{data}-{size}", figure,
+        f"{kind} in percent at scales 1/4, 1 and 4: {'; '.join(said)}. Errors in the second panel.",
+        f"{kind} and equivariance error by test scale on {data} (SEUNet: P_Ens); the paper's figure 2.",
+    )  # fmt: skip
+
+
+def _heads(runs: list[dict[str, Any]], data: str, size: str) -> list[Any]:
+    scales = runs[0]["metrics"]["scales"]
+    chosen = range(0, len(scales), 2)
+    count = len([name for name in runs[0]["metrics"] if name.startswith("iou.head ")])
+    table = np.array([100 * _mean(runs, f"iou.head {k + 1}") for k in range(count)])
+    rows = []
+    for k in range(count):
+        cells = [
+            f"**{table[k, i]:.1f}**" if table[:, i].argmax() == k else f"{table[k, i]:.1f}" for i in chosen
+        ]
+        rows.append([f"head {k + 1}", *cells, f"{table[k].mean():.1f}"])
+    best = table.argmax(0) + 1
+    middle = len(best) // 2
+    text = (
+        f"Heads on {data}: the best one, from the smallest scale to the largest, is "
+        f"{', '.join(map(str, best))} (1 has the smallest σ). Mean of the best head's number: "
+        f"{best[:middle].mean():.1f} below the training scale, {best[middle + 1 :].mean():.1f} above it; rank "
+        f"correlation with the scale {_numbers(runs, 'best_head_trend', 2)} (of the heads' centre of gravity: "
+        f"{_numbers(runs, 'head_centre_trend', 2)}). In the paper it moves from 2 to 5."
+    )
+    header = ["", *(f"{scales[i]:.2g}" for i in chosen), "mean"]
+    caption = (
+        f"SEUNet's heads by test scale on {data} ({size}), IoU in percent, best in bold; the paper's table 1."
+    )
+    return [Table(header, rows, caption), text]
+
+
+def _sigma_table(arms: Arms, data: str, size: str) -> Table:
+    names = {"SEUNet": "constrained", "SEUNet, fixed σ": "fixed", "SEUNet, free σ": "free"}
+    rows = []
+    for arm, runs in arms:
+        if arm in names:
+            paper = PAPER[TASKS[data]]["SEUNet, P_Ens" if arm == "SEUNet" else arm][0]
+            rows.append([
+                names[arm], _numbers(runs, "mean_iou.P_Ens", 1, 100), _numbers(runs, "mean_error", 2),
+                _numbers(runs, "training_seconds", 0), paper,
+            ])  # fmt: skip
+    header = ["σ", "mean IoU (%)", "E_err", "seconds of training", "paper: IoU"]
+    caption = (
+        f"σ constrained to its interval, fixed in its middle, or free, on {data} ({size}); time on a busy machine. "
+        "In the paper ({cite}`yang2023`, section 5) free σ takes three times as long."
+    )
+    return Table(header, rows, caption)
+
+
+def _sigma_picture(arms: Arms, data: str, size: str) -> Picture:
+    from matplotlib.figure import Figure
+
+    some = [(arm, runs) for arm, runs in arms if arm in ("SEUNet", "SEUNet, free σ")]
+    figure = Figure((7.2, 2.6), layout="constrained")
+    axes = figure.subplots(1, len(some), sharey=True, squeeze=False)[0]
+    for axis, (arm, runs) in zip(axes, some, strict=True):
+        sigma = np.array(runs[0]["metrics"]["sigma"])
+        layers = np.arange(1, len(sigma) + 1)
+        for k in range(sigma.shape[1]):
+            axis.plot(layers, sigma[:, k], marker="o", ms=3, color=("#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7")[k],
+                      label=f"scale {k + 1}")  # fmt: skip
+        axis.set_title("constrained" if arm == "SEUNet" else "free", fontsize=9)
+        axis.set_xlabel("layer")
+        axis.set_xticks(layers)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("σ (pixels)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    return Picture(
+        f"sigma-{data}-{size}", figure,
+        "Lines of σ over the layers, one a scale: constrained ones stay apart; free ones go where training takes them.",
+        f"σ of every layer after training on {data}; the paper's figure 3.",
+    )  # fmt: skip
+
+
+def _matrices_picture(runs: list[dict[str, Any]], data: str, size: str) -> Picture:
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    metrics = runs[0]["metrics"]
+    sigma = metrics["first_sigma"]
+    figure = Figure((7.2, 2.5), layout="constrained")
+    axes = figure.subplots(1, len(FIRST_LAYER_SCALES))
+    said = []
+    for axis, n, matrix in zip(axes, FIRST_LAYER_SCALES, metrics["first_matrices"], strict=True):
+        table = np.array(matrix)
+        axis.imshow(np.log10(table.T + 1e-12), cmap="viridis", origin="lower")
+        k, j = divmod(int(table.argmin()), len(sigma))
+        axis.add_patch(Rectangle((k - 0.5, j - 0.5), 1, 1, fill=False, ec="red", lw=1.5))
+        ticks = [f"{s:.1f}" for s in sigma]
+        axis.set_xticks(range(len(sigma)), ticks, fontsize=6)
+        axis.set_yticks(range(len(sigma)), ticks, fontsize=6)
+        axis.set_title(f"s = {2 ** (n / 4):.2f}", fontsize=9)
+        axis.set_xlabel("σ, original", fontsize=8)
+        said.append(f"at s = {2 ** (n / 4):.2f} σ {sigma[k]:.2f} fits σ {sigma[j]:.2f}")
+    axes[0].set_ylabel("σ, rescaled picture", fontsize=8)
+    return Picture(
+        f"matrices-{data}-{size}", figure, f"Smallest errors: {'; '.join(said)}.",
+        f"Error matrices (eq. 12, logarithmic colours, dark is small) of SEUNet's first layer on {data}; red: the "
+        "smallest. Where scales fit, the ratio of the σs is about s; the paper's figure 5.",
+    )  # fmt: skip

@@ -1,0 +1,141 @@
+"""SEUNet's experiments: pictures at every scale of one tissue, the errors of eq. 10 and 12, one small run."""
+
+import numpy as np
+import pytest
+import torch
+
+from equipath.equivariance import Scaling, error_matrix
+from equipath.experiments import results, seunet
+from equipath.experiments.seunet import Fields, Settings, pair_errors
+from equipath.metrics import mean_iou
+from equipath.nn.scale import GaussianDerivativeLiftingConv2d
+
+TINY = Settings(
+    widths=(2,) * 7, lrs=(0.02,) * 7, depth=1, tile=16, field=16, mpp=4.0, tiles=4, test_tiles=2, epochs=1, batch=2,
+    batches=1,
+)  # fmt: skip
+
+
+def test_the_scales_are_the_papers():
+    assert len(seunet.SCALES) == 17
+    assert seunet.SCALES[0] == 0.25
+    assert seunet.SCALES[8] == 1
+    assert seunet.SCALES[-1] == 4
+    ratios = np.array(seunet.SCALES[1:]) / np.array(seunet.SCALES[:-1])
+    assert np.allclose(ratios, 2**0.25)
+
+
+def test_slides_show_the_same_tissue_at_every_scale():
+    fields = Fields("slides", "test", 32, TINY, 2)
+    images, masks = fields.at(1.0)
+    assert images.shape == (2, 3, 32, 32)
+    assert masks.shape == (2, 32, 32)
+    for scale in (0.5, 2.0):
+        other, other_masks = fields.at(scale)
+        assert other.shape[-1] == 32 * scale
+        back = torch.nn.functional.interpolate(other_masks[:, None].double(), (32, 32), mode="nearest-exact")
+        assert (back[:, 0] == masks).double().mean() > 0.93
+        a, b = (torch.nn.functional.interpolate(x, (8, 8), mode="area") for x in (images, other))
+        assert (a - b).abs().mean() < 0.5 * (a - a.flip(0)).abs().mean()
+    odd, _ = fields.at(2**0.25)
+    assert odd.shape[-1] == 38
+
+
+def test_the_networks_have_as_many_parameters_as_the_cnn():
+    settings = seunet.SETTINGS["small"]["slides"]
+    counts = {a: sum(p.numel() for p in seunet.network(a, 5, settings).parameters()) for a in seunet.ARMS}
+    for count in counts.values():
+        assert 0.8 < count / counts["CNN"] < 1.05, counts
+
+
+def test_pair_errors_are_those_of_the_library():
+    layer = GaussianDerivativeLiftingConv2d(3, 4, [(0.5, 1.5), (1.5, 2.5)]).double()
+    x = torch.rand(2, 3, 24, 24, dtype=torch.float64)
+    up = Scaling(2.0)
+    with torch.no_grad():
+        ours = pair_errors(up.planar(layer(x)), layer(up.planar(x)), 4)
+    assert torch.allclose(ours, error_matrix(layer, x, up, border=4), rtol=1e-10)
+
+
+def test_an_error_of_nothing_is_nothing_and_of_unrelated_fields_about_two():
+    x = torch.randn(3, 5, 2, 40, 40)
+    assert torch.equal(pair_errors(x, x, 5).diagonal(), torch.zeros(2, dtype=torch.float64))
+    assert pair_errors(x, torch.randn(3, 5, 2, 40, 40), 0).mean() == pytest.approx(2.0, abs=0.1)
+
+
+def test_rare_classes_weigh_more():
+    masks = torch.zeros(2, 5, 5, dtype=torch.long)
+    masks[0, 0] = 1  # 5 pixels
+    masks[1, 0] = -100
+    weights = seunet.class_weights((masks, masks), 2)
+    assert float(weights[1] / weights[0]) == pytest.approx((40 / 5) ** 0.5)
+    assert float(40 * weights[0] + 5 * weights[1]) == pytest.approx(45, rel=1e-5)
+
+
+def test_answers_of_one_head_and_of_several():
+    one = seunet.probabilities(torch.randn(2, 5, 8, 8))
+    assert list(one) == ["head 1"]
+    several = seunet.probabilities(torch.randn(2, 5, 3, 8, 8))
+    assert list(several) == ["P_Ens", "P_Dist", "mean", "head 1", "head 2", "head 3"]
+    for p in several.values():
+        assert torch.allclose(p.sum(1), torch.ones(2, 8, 8), atol=1e-5)
+
+
+def test_the_best_head_is_followed_over_the_scales():
+    table = {"scales": [0.5, 1.0, 2.0]}
+    for k, values in enumerate([(0.6, 0.5, 0.2), (0.5, 0.6, 0.3), (0.1, 0.5, 0.4)]):
+        table[f"iou.head {k + 1}"] = list(values)
+    found = seunet.best_heads(table)
+    assert found["best_head"] == [1, 2, 3]
+    assert found["best_head_trend"] == pytest.approx(1.0)
+    assert found["head_centre_trend"] == pytest.approx(1.0)
+    assert seunet.best_heads({"scales": [1.0], "iou.head 1": [0.5]}) == {}
+
+
+def test_pictures_measured_a_few_at_a_time_give_what_they_give_together(monkeypatch):
+    fields = Fields("slides", "test", 16, TINY, 3)
+    assert fields.count == 3
+    net = seunet.network("SEUNet", 5, TINY)
+    together = seunet.measure(net, fields, (0.5, 1.0, 2.0))
+    monkeypatch.setattr(seunet, "BATCH_PIXELS", 2 * 32**2)
+    apart = seunet.measure(net, fields, (0.5, 1.0, 2.0))
+    for name in ("iou.P_Ens", "error", "answer_error"):
+        assert apart[name] == pytest.approx(together[name], rel=1e-4)
+    images, masks = fields.at(2.0)
+    p = net.eval().predict(images).argmax(1)
+    assert together["iou.P_Ens"][2] == pytest.approx(mean_iou(p, masks, 5))
+
+
+@pytest.mark.slow
+def test_a_run_saves_what_its_report_shows(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "results_folder", lambda: tmp_path)
+    monkeypatch.setattr(seunet, "SCALES", (0.5, 1.0, 2.0))
+    out = seunet.run("slides", "small", 0, tmp_path / "runs", progress=False, settings=TINY,
+                     arms=("CNN", "SEUNet"))  # fmt: skip
+    assert set(out) == {"CNN", "SEUNet"}
+    for metrics in out.values():
+        assert len(metrics["error"]) == 2
+        assert metrics["mean_error"] == pytest.approx(np.mean(metrics["error"]))
+    assert len(out["SEUNet"]["iou.P_Ens"]) == 3
+    assert out["SEUNet"]["mean_iou.P_Ens"] == pytest.approx(np.mean(out["SEUNet"]["iou.P_Ens"]))
+    assert len(out["SEUNet"]["sigma"]) == 6  # two layers in each of three blocks
+    assert np.array(out["SEUNet"]["first_matrices"]).shape == (4, 5, 5)
+    assert len(list((tmp_path / "seunet").glob("*.json"))) == 2
+    shown = seunet.report(results.load("seunet", folder=tmp_path))
+    tables = [part for part in shown if isinstance(part, results.Table)]
+    assert all(len(row) == len(table.header) for table in tables for row in table.rows)
+    assert [row[0] for row in tables[0].rows] == ["CNN", "SEUNet, mean", "SEUNet, P_Dist", "SEUNet, P_Ens"]
+    assert tables[0].rows[3][3] == f"{100 * out['SEUNet']['mean_iou.P_Ens']:.1f}"
+    assert tables[0].rows[0][5] == f"{out['CNN']['mean_error']:.2f}"
+    assert {part.name for part in shown if isinstance(part, results.Picture)} == {
+        "scales-slides-small", "matrices-slides-small",
+    }  # fmt: skip
+
+
+def test_errors_at_the_door():
+    with pytest.raises(ValueError, match="runs on slides, bcss"):
+        seunet.run("pcam")
+    with pytest.raises(ValueError, match="known are paper, small"):
+        seunet.run("slides", "huge")
+    with pytest.raises(ValueError, match="got the arms VGG"):
+        seunet.run("slides", arms=("VGG",))

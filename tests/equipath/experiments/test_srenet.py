@@ -1,0 +1,121 @@
+"""SRENet's experiments: the checks that the paper names, and one small run from data to result."""
+
+import pytest
+import torch
+
+from equipath.cluster import TissueClusters
+from equipath.data.items import IGNORE
+from equipath.experiments import results, srenet
+from equipath.experiments.srenet import Pictures, Settings
+from equipath.models.resnet import ResNet18, SREResNet18
+
+TINY = Settings(
+    widths=(2, 2, 2, 1), patch=16, mpp=9.0, epochs=1, batch=4, batches=1, lr=0.01, limit=8, side=64,
+    fit_images=2, test_images=2, k=2, ks=(3,), layers=(4,), study_images=1, study_angles=(0, 90),
+)  # fmt: skip
+
+
+def test_the_square_on_black_turns_with_the_picture():
+    assert srenet.square_on_black() < 1e-12
+    assert srenet.square_on_black(24) < 1e-12
+
+
+def test_features_at_a_quarter_turn_agree_for_rings_only():
+    torch.manual_seed(0)
+    image = torch.rand(3, 32, 32)
+    assert srenet.quarter_turn_icc(SREResNet18(3, 2, 3).eval(), image) == pytest.approx(1.0, abs=1e-4)
+    assert srenet.quarter_turn_icc(ResNet18(3, 2, 3).eval(), image) < 0.9
+
+
+def test_only_plain_features_know_the_direction_of_stripes():
+    images, label = srenet.gratings(6)
+    assert torch.equal(label, torch.tensor([0, 1, 0, 1, 0, 1]))
+    across, along = images[0].std(1).mean(), images[0].std(2).mean()
+    assert across > 1.5 * along  # horizontal stripes change from row to row
+    torch.manual_seed(0)
+    assert srenet.direction_accuracy(ResNet18(3, 2, 4).eval()) > 0.9
+    assert 0.25 < srenet.direction_accuracy(SREResNet18(3, 2, 4).eval()) < 0.75
+
+
+def test_augmentation_turns_and_mirrors_what_it_was_given():
+    images = torch.rand(6, 3, 17, 17)
+    targets = torch.arange(6)
+    out, same = srenet.turn_and_mirror(images, targets, torch.Generator().manual_seed(0))
+    assert same is targets
+    assert out.shape == images.shape
+    again, _ = srenet.turn_and_mirror(images, targets, torch.Generator().manual_seed(0))
+    assert torch.equal(out, again)
+    # The centre pixel stays where it is at every angle.
+    assert torch.allclose(out[..., 8, 8], images[..., 8, 8], atol=1e-5)
+    assert not torch.allclose(out, images, atol=0.1)
+
+
+def test_every_model_is_of_one_size():
+    counts = {}
+    for size in ("small", "paper"):
+        for model in ("SRE-ResNet18", "ResNet18", "e2cnn ResNet18")[: 3 if size == "small" else 2]:
+            net = srenet.network(model, 9, srenet.SETTINGS[size])
+            counts[size, model] = sum(p.numel() for p in net.parameters())
+    for (size, model), count in counts.items():
+        assert count == pytest.approx(counts[size, "SRE-ResNet18"], rel=0.1), (size, model)
+
+
+def test_clusters_are_named_on_some_patients_and_graded_on_others():
+    class Colours(torch.nn.Module):
+        def features(self, x, layer=4):
+            return x
+
+    def picture(split: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image = torch.full((3, 12, 12), 0.2)
+        image[0, :, :split] = 0.9  # red on the left
+        mask = torch.zeros(12, 12, dtype=torch.long)
+        mask[:, :6] = 1
+        mask[0] = IGNORE
+        return image, mask
+
+    (fit_image, fit_mask), (test_image, test_mask) = picture(6), picture(8)
+    found = TissueClusters.fit(Colours(), [fit_image], 2, size=(12, 12), pixels=100)
+    fitted = Pictures([fit_image], [fit_mask], ("stroma", "gland"))
+    test = Pictures([test_image], [test_mask], ("stroma", "gland"))
+    graded = srenet.against_labels(found, fitted, test)
+    red = graded["cluster_class"].index("gland")
+    # Of 132 known pixels 88 are red, 66 of them gland; all gland is red.
+    assert graded["accuracy"] == pytest.approx(110 / 132)
+    assert graded["precision"][red] == pytest.approx(66 / 88)
+    assert graded["recall"][red] == pytest.approx(1.0)
+    assert graded["precision"][1 - red] == pytest.approx(1.0)
+    assert graded["recall"][1 - red] == pytest.approx(44 / 66)
+    assert graded["f1"][red] == pytest.approx(2 * 66 / (88 + 66))
+    assert graded["mean_dice"] == pytest.approx((2 * 66 / (88 + 66) + 2 * 44 / (44 + 66)) / 2)
+    perfect = srenet.against_labels(found, fitted, fitted)
+    assert perfect["ari"] == pytest.approx(1.0)
+    assert perfect["accuracy"] == 1.0
+
+
+@pytest.mark.slow
+def test_a_run_saves_what_its_report_shows(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "results_folder", lambda: tmp_path)
+    out = srenet.run("slides", "small", 0, tmp_path / "runs", progress=False, settings=TINY,
+                     models=("SRE-ResNet18", "ResNet18"))  # fmt: skip
+    assert set(out) == {"SRE-ResNet18", "ResNet18"}
+    assert out["SRE-ResNet18"]["cores.quarter_icc"] == pytest.approx(1.0, abs=1e-3)
+    assert out["ResNet18"]["cores.quarter_icc"] < 0.999
+    assert len(list((tmp_path / "srenet").glob("*.json"))) == 2
+    assert (tmp_path / "runs" / "ResNet18" / "best.safetensors").is_file()
+    runs = results.load("srenet", folder=tmp_path)
+    shown = srenet.report(runs)
+    tables = [part for part in shown if isinstance(part, results.Table)]
+    assert all(len(row) == len(table.header) for table in tables for row in table.rows)
+    kappa = out["SRE-ResNet18"]["cores.within.kappa"]
+    assert tables[0].rows[0][:2] == ["SRE-ResNet18", f"{runs[1]['config']['parameters']:,}".replace(",", " ")]
+    assert tables[0].rows[0][4] == f"{kappa:.3f}"
+    assert f"SRE-ResNet18 within slides' prostate cores {kappa:.2f}" in shown[-1].alt
+
+
+def test_errors_at_the_door():
+    with pytest.raises(ValueError, match="pre-trains on slides, pcam"):
+        srenet.run("tnbc")
+    with pytest.raises(ValueError, match="known are paper, small"):
+        srenet.run("slides", "huge")
+    with pytest.raises(ValueError, match="got the models VGG"):
+        srenet.run("slides", models=("VGG",))
