@@ -370,6 +370,80 @@ def report_() -> None:
         typer.echo(f"wrote {write()}")
 
 
+def _network(name: str) -> tuple[Any, tuple[str, ...] | None, float | None]:
+    """A network, its classes' names and the microns per pixel it was trained on, by folder or shipped name."""
+    from equipath.experiments import first_unet
+    from equipath.train import TrainingError, load_model
+
+    if Path(name).is_dir():
+        model, about = load_model(name)
+        config = about["settings"]["config"]
+        return model, tuple(config["classes"]), config.get("mpp")
+    if name == "first_unet":
+        return first_unet.trained_unet(), first_unet.PIXEL_CLASSES, first_unet.MPP
+    raise TrainingError(
+        f"There is no folder {name!r}, and no network of that name is shipped (first_unet is); `equipath train` "
+        "makes such a folder."
+    )
+
+
+@app.command("segment")
+def segment_(
+    picture: Annotated[Path, typer.Argument(help="A slide, a picture, or with --cluster a folder of cores.")],
+    model: Annotated[str, typer.Option(help="Folder of `equipath train`, or first_unet, which is shipped.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("segmented"),
+    mpp: Annotated[
+        float | None, typer.Option(help="Microns per pixel to segment at; those of the training by default.")
+    ] = None,
+    slide_mpp: Annotated[
+        float | None, typer.Option(help="Microns per pixel of the file, where it does not say.")
+    ] = None,
+    tile: Annotated[int, typer.Option(help="Side of a window in pixels; smaller needs less memory.")] = 1024,
+    margin: Annotated[
+        int | None, typer.Option(help="Pixels of a window without a say; the network's reach by default.")
+    ] = None,
+    everywhere: Annotated[bool, typer.Option("--everywhere", help="Look at glass too.")] = False,
+    cluster: Annotated[
+        int | None, typer.Option(help="Group the features of a folder's cores into so many clusters.")
+    ] = None,
+    layer: Annotated[int, typer.Option(help="With --cluster: stage of the network, 1 to 4.")] = 4,
+    device: Device = "auto",
+) -> None:
+    """Segment a picture or a whole slide: NAME.mask.tif (pyramid of labels), NAME.preview.png, NAME.json.
+
+    A run that was stopped goes on when the same command is given again.
+    """
+    from equipath.segment import cluster_folder, segment
+
+    with _sentences():
+        network, classes, trained = _network(model)
+        with typer.progressbar(length=1, label=picture.name) as bar:
+
+            def step(done: int, total: int) -> None:
+                bar.length = total
+                bar.update(done - bar.pos)
+
+            if cluster is not None:
+                rows = cluster_folder(
+                    network, picture, out, cluster, layer=layer, device=device, progress=step
+                )
+            else:
+                made = segment(
+                    network, picture, out, classes=classes, mpp=mpp or trained, slide_mpp=slide_mpp, tile=tile,
+                    margin=margin, everywhere=everywhere, device=device, progress=step,
+                )  # fmt: skip
+    if cluster is not None:
+        typer.echo(f"{out}: {len(rows)} pictures in {cluster} clusters; shares in {out / 'clusters.csv'}")
+        return
+    for name, share in made.shares.items():
+        typer.echo(f"{name:<24} {100 * share:5.1f} % of the tissue")
+    equal = "as of the whole picture at once" if made.exact else "less than the network's reach"
+    typer.echo(
+        f"{made.mask}: {made.size[0]} x {made.size[1]} pixels, {made.tiles} of {made.windows} windows of {made.tile}, "
+        f"margin {made.margin} ({equal}); {made.megapixels / max(made.seconds, 1e-9):.2f} megapixels a second"
+    )
+
+
 def main() -> None:
     """Entry point of the ``equipath`` command."""
     app()

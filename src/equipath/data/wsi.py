@@ -81,8 +81,8 @@ class WholeSlide:
         found = self._slide.properties.get("openslide.mpp-x")
         if mpp is None and found is None:
             raise DataError(
-                f"{self.path} does not say its microns per pixel; open it with mpp=… (about 0.25 at 40x, "
-                "0.5 at 20x)."
+                f"{self.path} does not say its microns per pixel; say them, mpp=… in Python or --slide-mpp on "
+                "the command line (about 0.25 at 40x, 0.5 at 20x)."
             )
         self.mpp = float(found or 0) if mpp is None else float(mpp)
         if not (self.mpp > 0 and math.isfinite(self.mpp)):
@@ -372,6 +372,7 @@ def write_pyramid(
     block: int = 2048,
     smallest: int = 512,
     progress: Callable[[int, int], None] | None = None,
+    colours: np.ndarray | None = None,
 ) -> Path:
     """Write a tiled pyramidal BigTIFF, lossless (deflate), strip by strip.
 
@@ -388,6 +389,9 @@ def write_pyramid(
         smallest: levels are added, each half of the one before (rounded down), until both sides are at most
             this.
         progress: called with (rows of tiles done, rows of tiles in all) of the finest level.
+        colours: ``(256, 3)`` uint8 makes it a map of labels: ``read`` gives ``(h, w)`` uint8, a viewer shows
+            label k in the k-th colour, and a pixel of a coarser level has the label that most of its four have
+            (the smaller of two).
     """
     import tifffile
 
@@ -396,6 +400,14 @@ def write_pyramid(
         raise ValueError(f"got size={size} and mpp={mpp}; they must be positive.")
     if tile < 16 or tile % 16:
         raise ValueError(f"got tile={tile}; TIFF wants a multiple of 16.")
+    if colours is not None and (colours.shape != (256, 3) or colours.dtype != np.uint8):
+        raise ValueError(f"got colours of {colours.dtype} and shape {colours.shape}; give uint8 (256, 3).")
+    depth: tuple[int, ...] = (3,) if colours is None else ()
+    look: dict[str, Any] = (
+        {"photometric": "rgb", "predictor": 2}
+        if colours is None
+        else {"photometric": "palette", "colormap": colours.T.astype(np.uint16) * 257}
+    )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     shapes = [(height, width)]
@@ -411,24 +423,23 @@ def write_pyramid(
                 above = Path(scratch) / f"{level + 1}.raw" if level + 1 < len(shapes) else None
                 below = Path(scratch) / f"{level}.raw"
                 strips = (
-                    _rendered(read, size, tile, block, progress)
+                    _rendered(read, size, depth, tile, block, progress)
                     if level == 0
-                    else _stored(below, (rows, columns), tile)
+                    else _stored(below, (rows, columns, *depth), tile)
                 )
                 tiff.write(
                     _tiles_of(strips, tile, (rows, columns), above),
-                    shape=(rows, columns, 3),
+                    shape=(rows, columns, *depth),
                     dtype=np.uint8,
                     tile=(tile, tile),
-                    photometric="rgb",
                     compression="zlib",
                     compressionargs={"level": 4},
-                    predictor=2,
                     resolution=(1e4 / (mpp * 2**level),) * 2,
                     resolutionunit="CENTIMETER",
                     subfiletype=1 if level else 0,
                     metadata=None,
                     maxworkers=1,  # more would encode ahead of the writer and hold what they encode
+                    **look,
                 )
                 below.unlink(missing_ok=True)
     except OSError as error:
@@ -446,6 +457,7 @@ def write_pyramid(
 def _rendered(
     read: Callable[[int, int, int, int], np.ndarray],
     size: tuple[int, int],
+    depth: tuple[int, ...],
     tile: int,
     block: int,
     progress: Callable[[int, int], None] | None,
@@ -453,14 +465,14 @@ def _rendered(
     height, width = size
     for count, y in enumerate(range(0, height, tile), 1):
         high = min(tile, height - y)
-        strip = np.empty((high, width, 3), np.uint8)
+        strip = np.empty((high, width, *depth), np.uint8)
         for x in range(0, width, block):
             wide = min(block, width - x)
             pixels = read(y, x, high, wide)
-            if pixels.shape != (high, wide, 3) or pixels.dtype != np.uint8:
+            wanted = (high, wide, *depth)
+            if pixels.shape != wanted or pixels.dtype != np.uint8:
                 raise ValueError(
-                    f"read(…) gave {pixels.dtype} of shape {pixels.shape} where uint8 {(high, wide, 3)} was "
-                    "asked for."
+                    f"read(…) gave {pixels.dtype} of shape {pixels.shape} where uint8 {wanted} was asked for."
                 )
             strip[:, x : x + wide] = pixels
         if progress:
@@ -468,41 +480,52 @@ def _rendered(
         yield strip
 
 
-def _stored(path: Path, shape: tuple[int, int], tile: int) -> Iterator[np.ndarray]:
-    rows, columns = shape
+def _stored(path: Path, shape: tuple[int, ...], tile: int) -> Iterator[np.ndarray]:
+    rows, row = shape[0], shape[1:]
     with path.open("rb") as file:
         for y in range(0, rows, tile):
             high = min(tile, rows - y)
-            yield np.fromfile(file, np.uint8, high * columns * 3).reshape(high, columns, 3)
+            yield np.fromfile(file, np.uint8, high * math.prod(row)).reshape(high, *row)
 
 
 def _tiles_of(
     strips: Iterator[np.ndarray], tile: int, shape: tuple[int, int], above: Path | None
 ) -> Iterator[np.ndarray]:
-    """Cut strips into tiles, padded at the border, and put their 2 x 2 means into the file of the next
-    coarser level.
+    """Cut strips into tiles, padded at the border, and put them, halved, into the file of the next coarser
+    level.
     """
     columns = shape[1]
     out = above.open("wb") if above else None
     try:
         for strip in strips:
             if out:
-                half = strip[: len(strip) // 2 * 2, : columns // 2 * 2].astype(np.uint16)
-                half = half[::2] + half[1::2]
-                half = half[:, ::2] + half[:, 1::2]
-                ((half + 2) >> 2).astype(np.uint8).tofile(out)
+                even = strip[: len(strip) // 2 * 2, : columns // 2 * 2]
+                (_mean if even.ndim == 3 else _majority)(even).tofile(out)
             for x in range(0, columns, tile):
                 piece = strip[:, x : x + tile]
                 if piece.shape[:2] == (tile, tile):
                     yield np.ascontiguousarray(piece)
                 else:
                     # The padding is never shown; repeating the border keeps it small.
-                    yield np.pad(
-                        piece, ((0, tile - piece.shape[0]), (0, tile - piece.shape[1]), (0, 0)), mode="edge"
-                    )
+                    more = [(0, tile - piece.shape[0]), (0, tile - piece.shape[1]), (0, 0)]
+                    yield np.pad(piece, more[: piece.ndim], mode="edge")
     finally:
         if out:
             out.close()
+
+
+def _mean(pixels: np.ndarray) -> np.ndarray:
+    """Colours (H, W, 3) at half the size, rounded means of four."""
+    half = pixels.astype(np.uint16)
+    half = half[::2] + half[1::2]
+    half = half[:, ::2] + half[:, 1::2]
+    return ((half + 2) >> 2).astype(np.uint8)
+
+
+def _majority(labels: np.ndarray) -> np.ndarray:
+    """Labels (H, W) at half the size: of four the commonest, the smaller one where two are."""
+    a, b, c, d = np.sort([labels[y::2, x::2] for y in (0, 1) for x in (0, 1)], axis=0)
+    return np.where(a == b, a, np.where(b == c, b, np.where(c == d, c, a)))
 
 
 def write_slide(
