@@ -557,6 +557,7 @@ def lab(options):
             "jupyterlab",
             "--ServerApp.root_dir=work",
             "--LabApp.default_url=/lab/tree/01_symmetry.ipynb",  # also in the address that --no-browser prints
+            "--LanguageServerManager.autodetect=False",  # none are installed, and it would name every one
             *options,
         ],
         JUPYTER_CONFIG_PATH=os.pathsep.join(filter(None, settings)),
