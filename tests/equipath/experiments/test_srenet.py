@@ -107,7 +107,7 @@ def test_a_run_saves_what_its_report_shows(tmp_path, monkeypatch):
     tables = [part for part in shown if isinstance(part, results.Table)]
     assert all(len(row) == len(table.header) for table in tables for row in table.rows)
     kappa = out["SRE-ResNet18"]["cores.within.kappa"]
-    assert tables[0].rows[0][:2] == ["SRE-ResNet18", f"{runs[1]['config']['parameters']:,}".replace(",", " ")]
+    assert [row[0] for row in tables[0].rows] == ["SRE-ResNet18", "ResNet18", "SRENet, the paper"]
     assert tables[0].rows[0][4] == f"{kappa:.3f}"
     assert f"SRE-ResNet18 within slides' prostate cores {kappa:.2f}" in shown[-1].alt
 
