@@ -185,9 +185,9 @@ def fit(
                     if augment is not None:
                         images, targets = augment(images, targets, chance)
                     error = loss(network(images), targets)
+                    wrapped.zero_grad()
                     fabric.backward(error)
                     wrapped.step()
-                    wrapped.zero_grad()
                     used = stepper.param_groups[0]["lr"]
                     if schedule in ("onecycle", "cosine"):
                         rate.step()
