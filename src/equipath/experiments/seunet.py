@@ -584,6 +584,7 @@ def _scales_picture(arms: Arms, data: str, size: str) -> Picture:
         axis.axvline(1, color="0.8", lw=0.8, zorder=0)
         axis.spines[["top", "right"]].set_visible(False)
     left.set_ylim(0)
+    right.set_yscale("log")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return Picture(
