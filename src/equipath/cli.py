@@ -136,7 +136,7 @@ def make_(
     try:
         for split in splits or ["train", "val", "test"]:
             if (folder / split / "items.csv").exists():
-                typer.echo(f"{folder / split}: already there")
+                typer.echo(f"{folder / split}: already there; delete it to write it anew")
                 continue
             items = load(source, task, split, fraction, seed, root)
             total = len(items)  # type: ignore[arg-type]
