@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equipath.data import load
+from equipath.data.slides.tasks import TissueTypes
 from equipath.equivariance import Rotation, RotoReflection, equivariance_error
 from equipath.experiments.results import Picture, Table, cell, grouped, mean_sd, save
 from equipath.losses import dice_cross_entropy
@@ -410,7 +411,7 @@ def report(results: Sequence[dict[str, Any]]) -> list[str | Table | Picture]:
             continue
         parts.append(_square(by, on))
         if data == "slides":
-            parts.append(_angles(by, data, size, on))
+            parts += [_by_class(by, on), _angles(by, data, size, on)]
     return parts
 
 
@@ -438,6 +439,17 @@ def _square(by: dict[Any, list[dict[str, Any]]], on: str) -> Table:
     )  # fmt: skip
 
 
+def _by_class(by: dict[Any, list[dict[str, Any]]], on: str) -> Table:
+    rows = []
+    for arm in (arm for arm in ARMS if (arm,) in by):
+        values = zip(*(run["metrics"]["dice_of_class"] for run in by[(arm,)]), strict=True)
+        rows.append([arm, *(mean_sd(value) for value in values)])
+    return Table(
+        ("network", *TissueTypes.names_of_classes), rows,
+        f"Dice of each class ({on}): what the mean hides, a class of few pixels that a network never answers.",
+    )  # fmt: skip
+
+
 def _pair_table(by: dict[Any, list[dict[str, Any]]], on: str) -> Table:
     rows = [
         [arm, f"{by[(arm,)][0]['config']['parameters'] / 1000:.1f}K", cell(by[(arm,)], "dice"), cell(by[(arm,)], "loss")]
@@ -454,7 +466,7 @@ def _pair_table(by: dict[Any, list[dict[str, Any]]], on: str) -> Table:
 def _angles(by: dict[Any, list[dict[str, Any]]], data: str, size: str, on: str) -> Picture:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3.3), layout="constrained")
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     colours = ("#D55E00", "#E69F00", "#0072B2", "#56B4E9")
     for arm, colour, style in zip(ARMS, colours, ("-", "--", "-", "--"), strict=True):
@@ -466,7 +478,9 @@ def _angles(by: dict[Any, list[dict[str, Any]]], data: str, size: str, on: str) 
     left.plot(ANGLES, floor, ":", color="#767676", label="true masks")
     left.set(xlabel="angle in degrees", ylabel="equivariance error", xticks=ANGLES, ylim=(0, None))
     right.set(xlabel="angle in degrees", ylabel="Dice", xticks=ANGLES)
-    left.legend(frameon=False, fontsize=8)
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=8
+    )
     return Picture(
         f"{data}-{size}", figure,
         "Equivariance error and Dice at angles from 15 to 75 degrees, one line for each of four networks.",
