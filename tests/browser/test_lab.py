@@ -9,7 +9,7 @@ from coursekit.lesson import insert_solutions, is_answer, notebook_text, read_le
 from .conftest import ROOT
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)").expect
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 # JupyterLab itself says how far it is. What the screen shows is no sign of it: a kernel counts as idle there before the page
@@ -109,7 +109,7 @@ def test_a_student_works_through_the_notebook(name, source, lab, open_page, shot
     at = lab({"lesson.ipynb": notebook_text(student_notebook(lesson))})
     page = open_page(viewport={"width": 1400, "height": 1100})
     open_notebook(page, at("lesson.ipynb"))
-    run_all(page, 600)
+    run_all(page, 1200)
 
     head = next(line for line in stub.splitlines() if line.startswith(("def ", "class ")))
     checking = next(line for line in check.splitlines() if ".check(" in line)
