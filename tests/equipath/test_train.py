@@ -10,6 +10,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,14 @@ from equipath import train as room
 from equipath.train import Pairs, Training, TrainingError, curves, fit, load_weights, predict
 
 SCRIPT = Path(__file__).with_name("train_script.py")
+
+
+@pytest.fixture(autouse=True)
+def quick_figures(request, monkeypatch):
+    """Drawing takes longer than these trainings: only the tests of curves draw them."""
+    if "curves" not in request.node.name:
+        blank = SimpleNamespace(savefig=lambda store, **options: store.write(b"a figure"))
+        monkeypatch.setattr(room, "curves", lambda history: blank)
 
 
 def net(seed=0, dropout=0.2):
