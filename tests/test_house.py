@@ -33,7 +33,7 @@ FLOORS = {
     "nn": 2,
     "models": 3,
     "train": 4,
-    "cluster": 4,
+    "cluster": 3,
     "segment": 4,
     "experiments": 5,
     "viz": 5,
