@@ -1089,10 +1089,10 @@ show(
 # %% [markdown]
 # ### Longer runs
 #
-# The same four arms, trained for longer, with several seeds where there are several runs, on vector slides of
-# breast and on real, labelled tissue: glands and lesions of the colon (EBHI-Seg). `equipath run steerable` makes
-# these runs, and the page of results in the book tells how. Dice is the mean over the classes; the error is the
-# squared one of the library, averaged over the seven moves.
+# The same four arms, trained for longer. The table below shows the runs that are stored with the course: "slides" are
+# vector slides of breast, "ebhi" is real, labelled tissue, glands and lesions of the colon (EBHI-Seg). `equipath run
+# steerable` makes more of them, and the page of results in the book tells how. Dice is the mean over the classes;
+# the error is the squared one of the library, averaged over the seven moves.
 
 # %%
 long_runs = results.load("steerable")
@@ -1322,7 +1322,7 @@ print(f"{'':11} in the order {list(d4.irreps)}")
 #   symmetries that nobody can write down as a turn of pixels, at the price of exactness.
 #
 # **What is open.** Is equivariance worth its cost when augmentation is free? Your table and the longer runs give a
-# first answer, for two kinds of tissue and small networks. How should a network choose between scalars, vectors and
+# first answer, for little tissue and small networks. How should a network choose between scalars, vectors and
 # higher orders? Nobody knows a rule. And the slides' own last question: tissue and cells are seen at two scales at
 # once; which fields should pass from one to the other?
 #
