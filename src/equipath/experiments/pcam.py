@@ -465,6 +465,8 @@ def _interval(runs: Sequence[dict[str, Any]], metric: str, digits: int, scale: f
 
 def _patches(whole: dict[Any, list[dict[str, Any]]], arms: list[str], on: str) -> Table:
     rows = []
+    config = whole[(arms[0],)][0]["config"]
+    seen = config["epochs"] * config["batches"] * config["batch"]
     for arm in arms:
         some = whole[(arm,)]
         rows.append([
@@ -474,7 +476,8 @@ def _patches(whole: dict[Any, list[dict[str, Any]]], arms: list[str], on: str) -
         ])  # fmt: skip
     return Table(
         ("network", "weights", "NLL", "accuracy", "AUC", "95 % of AUC", "spread", "paper"), rows,
-        f"Tumour or not in a patch ({on}); accuracy and AUC in percent. The interval is a bootstrap over test "
+        f"Tumour or not in a patch ({on}); accuracy and AUC in percent. A training sees "
+        f"{seen:,} patches. The interval is a bootstrap over test "
         "patients (where they are known, else patches), its ends averaged over the seeds. Spread: standard deviation "
         "of the probability over 32 rotations below 90°. The last column has the paper's NLL / accuracy / AUC on the "
         "whole of PCam {cite}`veeling2018`.",
@@ -487,17 +490,18 @@ def _fractions(
     from matplotlib.figure import Figure
 
     shares = sorted({fraction for arm, fraction in by if arm in COMPARED}, reverse=True)
-    counts = [by[(COMPARED[0], share)][0]["config"]["patches"] for share in shares]
+    known = [next(by[(arm, share)] for arm in COMPARED if (arm, share) in by) for share in shares]
+    counts = [runs[0]["config"]["patches"] for runs in known]
     rows = []
     figure = Figure(figsize=(8, 3.3), layout="constrained")
     panels = figure.subplots(1, 2)
     for arm, colour, mark in zip(COMPARED, ("#0072B2", "#D55E00"), "Do", strict=True):
-        some = [by[(arm, share)] for share in shares]
+        some = [by.get((arm, share), []) for share in shares]
         rows += [[f"{arm}, AUC", *(cell(few, "auc", 1, 100) for few in some)]]
         rows += [[f"{arm}, NLL", *(cell(few, "nll") for few in some)]]
         for axes, metric, label in zip(panels, ("auc", "nll"), ("AUC", "NLL"), strict=True):
             values = [[run["metrics"][metric] for run in few] for few in some]
-            axes.plot(counts, [np.mean(v) for v in values], color=colour, label=arm)
+            axes.plot(counts, [np.mean(v) if v else np.nan for v in values], color=colour, label=arm)
             for count, several in zip(counts, values, strict=True):
                 axes.plot([count] * len(several), several, mark, ms=4, color=colour, alpha=0.6)
             axes.set_xscale("log")
