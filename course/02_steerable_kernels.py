@@ -871,7 +871,7 @@ for name, f in {"ReLU on components": torch.relu, "your nonlinearity": lambda v:
 # There is a second way. Let the layer before make one scalar more for each vector, and let that scalar decide how
 # much of the vector passes. A scalar does not turn, so neither does the decision. The gate can look at something
 # else than the arrow: "pass the direction of this fibre only where there are nuclei". In practice gates often
-# train better than norms ([Weiler & Cesa 2019](https://arxiv.org/abs/1911.08251) compare a dozen of nonlinearities).
+# train better than norms ([Weiler & Cesa 2019](https://arxiv.org/abs/1911.08251) compare several).
 
 # %% [markdown]
 # ### Exercise 8: scalars open the gates (2 points)
@@ -1185,12 +1185,12 @@ def milliseconds(f, repeats=10):
     return min(times)
 
 
-x32, single = tile.float(), [t.float() for t in (R, A, fit_f, fit_g)]
+x32 = tile.float()
 fast = library.float()
 frozen = fast.to_plain()
 with torch.no_grad():
-    print("3 colours to 2 scalars and 2 vectors, 5 x 5, one tile of 96 x 96, single precision:")
-    print(f"  {milliseconds(lambda: mixed(x32, *single)):6.2f} ms  yours, filters made anew in each call")
+    print("3 colours to 2 scalars and 2 vectors, 5 x 5, one tile of 96 x 96, single precision where not said otherwise:")
+    print(f"  {milliseconds(lambda: mixed(tile, R, A, fit_f, fit_g)):6.2f} ms  yours, in double precision, filters made anew in each call")
     print(
         f"  {milliseconds(lambda: fast(x32)):6.2f} ms  equipath, evaluated by the way that it calls {fast.evaluation(x32)!r}"
     )
@@ -1327,6 +1327,6 @@ print(f"{'':11} in the order {list(d4.irreps)}")
 # once; which fields should pass from one to the other?
 #
 # **Where to read on.** [Weiler & Cesa 2019](https://arxiv.org/abs/1911.08251): all of this for every group of the
-# plane, and a comparison of 57 networks. [Worrall et al. 2017](https://arxiv.org/abs/1612.04642): harmonic networks,
+# plane, and a comparison of many networks. [Worrall et al. 2017](https://arxiv.org/abs/1612.04642): harmonic networks,
 # where the idea of steerable filters met deep learning. [Maurice Weiler's
 # introduction](https://maurice-weiler.gitlab.io/blog_post/cnn-book_1_equivariant_networks/): the whole field.
