@@ -1189,8 +1189,12 @@ x32 = tile.float()
 fast = library.float()
 frozen = fast.to_plain()
 with torch.no_grad():
-    print("3 colours to 2 scalars and 2 vectors, 5 x 5, one tile of 96 x 96, single precision where not said otherwise:")
-    print(f"  {milliseconds(lambda: mixed(tile, R, A, fit_f, fit_g)):6.2f} ms  yours, in double precision, filters made anew in each call")
+    print(
+        "3 colours to 2 scalars and 2 vectors, 5 x 5, one tile of 96 x 96, single precision where not said otherwise:"
+    )
+    print(
+        f"  {milliseconds(lambda: mixed(tile, R, A, fit_f, fit_g)):6.2f} ms  yours, in double precision, made anew each call"
+    )
     print(
         f"  {milliseconds(lambda: fast(x32)):6.2f} ms  equipath, evaluated by the way that it calls {fast.evaluation(x32)!r}"
     )
