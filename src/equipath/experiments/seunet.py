@@ -14,12 +14,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -116,6 +118,19 @@ def network(arm: str, classes: int, settings: Settings, seed: int = 0) -> nn.Mod
             return SEUNet(3, classes, width, 1, depth, mode="free", pad_to_valid=True)
         mode = {"SEUNet": "constrained", "SEUNet, fixed σ": "fixed", "SEUNet, free σ": "free"}[arm]
         return SEUNet(3, classes, width, 5, depth, mode=mode, pad_to_valid=True)
+
+
+def trained_network() -> SEUNet:
+    """The small SEUNet of the kept result on slides (seed 0), in eval mode; 5 classes of ``TissueTypes``.
+
+    ``equipath run seunet --folder RUNS`` makes the weights again, in ``RUNS/SEUNet/best.safetensors``.
+    """
+    net = network("SEUNet", 5, SETTINGS["small"]["slides"])
+    net.load_state_dict(
+        load_file(str(files("equipath.experiments") / "weights" / "seunet_slides.safetensors"))
+    )
+    assert isinstance(net, SEUNet)
+    return net.eval()
 
 
 def loss_of(net: nn.Module, weights: Tensor | None = None) -> Callable[[Tensor, Tensor], Tensor]:

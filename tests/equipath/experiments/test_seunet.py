@@ -107,6 +107,20 @@ def test_pictures_measured_a_few_at_a_time_give_what_they_give_together(monkeypa
 
 
 @pytest.mark.slow
+def test_the_shipped_weights_give_the_kept_result():
+    kept = [
+        run for run in results.load("seunet", data="slides", size="small")
+        if run["config"]["model"] == "SEUNet" and run["seed"] == 0
+    ]  # fmt: skip
+    settings = seunet.SETTINGS["small"]["slides"]
+    fields = Fields("slides", "test", settings.field, settings, settings.test_tiles)
+    found = seunet.measure(seunet.trained_network(), fields, (0.5, 1.0))
+    scales = kept[0]["metrics"]["scales"]
+    for scale, value in zip((0.5, 1.0), found["iou.P_Ens"], strict=True):
+        assert value == pytest.approx(kept[0]["metrics"]["iou.P_Ens"][scales.index(scale)], abs=0.005)
+
+
+@pytest.mark.slow
 def test_a_run_saves_what_its_report_shows(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "results_folder", lambda: tmp_path)
     monkeypatch.setattr(seunet, "SCALES", (0.5, 1.0, 2.0))
