@@ -171,15 +171,17 @@ def basis_conv_work(
     batch, channels, height, width = shape
     places, count = batch * height * width, len(supports)
 
-    def blocks(c: int) -> int:  # convolutions work in blocks of 16 channels: 3 channels cost like 16
+    def blocks(c: int) -> int:  # convolutions work in blocks of 16 channels: 6 out of a layer cost like 16
         return -(-c // 16) * 16
 
+    # Few channels have kernels of their own, pictures among them: measured to cost by their number, from 3 up.
+    inputs = max(3, channels) if channels <= 8 else blocks(channels)
     # Reading and writing a plane costs like three taps more. Without float64 in oneDNN, depthwise
     # convolutions fall back to plain loops, thirty times slower than expanding.
     slow = 100.0 if dtype == torch.float64 else 1.0
     taps = slow * sum(k * k + 3 for k in supports if k > 1)
     return {
-        "expand": Work(places * blocks(channels) * blocks(out_channels) * kernel_size**2),
+        "expand": Work(places * inputs * blocks(out_channels) * kernel_size**2),
         "factor": Work(
             # a 1x1 convolution of many responses runs at 5/8 of a large one's rate
             products=1.6 * places * blocks(channels * count) * blocks(out_channels),
