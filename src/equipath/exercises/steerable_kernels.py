@@ -140,6 +140,10 @@ def _vectors_second_axis(v: Tensor, r: int, m: bool) -> Tensor:
     return _vectors_by_matrix(v, r, m)
 
 
+def _vectors_in_double(v: Tensor, r: int, m: bool) -> Tensor:
+    return move_vectors(v.double(), r, m)
+
+
 # ----------------------------------------------------------------------------------- 2. constraint_gap
 
 
@@ -224,6 +228,15 @@ def _gap_signed(kernel: Kernel, g: Tensor, rho_out: Tensor, rho_in: Tensor, poin
 def _gap_relative(kernel: Kernel, g: Tensor, rho_out: Tensor, rho_in: Tensor, points: Tensor) -> float:
     left, right = kernel(points @ g.T), rho_out @ kernel(points) @ rho_in.inverse()
     return float((left - right).abs().max() / right.abs().max())
+
+
+def _gap_frobenius(kernel: Kernel, g: Tensor, rho_out: Tensor, rho_in: Tensor, points: Tensor) -> float:
+    apart = kernel(points @ g.T) - rho_out @ kernel(points) @ rho_in.inverse()
+    return float(apart.norm(dim=(1, 2)).max())
+
+
+def _gap_multiplied_out(kernel: Kernel, g: Tensor, rho_out: Tensor, rho_in: Tensor, points: Tensor) -> float:
+    return _gap(kernel(points @ g.T) @ rho_in, rho_out @ kernel(points))
 
 
 # --------------------------------------------------------------------------------- 3. steerable_kernel
@@ -353,6 +366,17 @@ def _kernel_across(points: Tensor, source: str, target: str, f1: Profile, f2: Pr
     return steerable_kernel(across, source, target, f1, f2)
 
 
+def _kernel_in_double(points: Tensor, source: str, target: str, f1: Profile, f2: Profile) -> Tensor:
+    return steerable_kernel(points, source, target, f1, f2).double()
+
+
+def _kernel_of_number(points: Tensor, source: str, target: str, f1: Profile, f2: Profile) -> Tensor:
+    if source != "vector" or target != "vector":
+        return steerable_kernel(points, source, target, f1, f2)
+    r = points.norm(dim=1)[:, None, None]
+    return f1(r) * torch.eye(2, dtype=points.dtype) + f2(r) * r**2
+
+
 # ------------------------------------------------------------------------------------ 4. count_kernels
 
 
@@ -429,6 +453,10 @@ def _count_invariant_only(rho_out: Tensor, rho_in: Tensor) -> int:
     return count_kernels(rho_out, one) * count_kernels(one, rho_in)
 
 
+def _count_summed(rho_out: Tensor, rho_in: Tensor) -> int:
+    return count_kernels(rho_out.sum(0, keepdim=True), rho_in.sum(0, keepdim=True))
+
+
 # ------------------------------------------------------------------------------------ 5. sample_kernel
 
 
@@ -481,6 +509,8 @@ def _sample_at(
 
 _sample_y_down = _sample_at("_sample_y_down", lambda c, r, k: (c - k // 2, r - k // 2))
 _sample_xy_swapped = _sample_at("_sample_xy_swapped", lambda c, r, k: (k // 2 - r, c - k // 2))
+_sample_row_for_x = _sample_at("_sample_row_for_x", lambda c, r, k: (r - k // 2, c - k // 2))
+_sample_x_left = _sample_at("_sample_x_left", lambda c, r, k: (k // 2 - c, k // 2 - r))
 _sample_from_the_corner = _sample_at("_sample_from_the_corner", lambda c, r, k: (c, -r))
 _sample_unit_square = _sample_at(
     "_sample_unit_square", lambda c, r, k: ((c - k // 2) / (k // 2), (k // 2 - r) / (k // 2))
@@ -598,6 +628,20 @@ def _mixed_x_twice(x: Tensor, rings: Tensor, arrows: Tensor, f: Tensor, g: Tenso
     return mixed_layer(x, rings, arrows[:, :1].expand_as(arrows), f, g)
 
 
+def _mixed_minus(x: Tensor, rings: Tensor, arrows: Tensor, f: Tensor, g: Tensor) -> Tensor:
+    return mixed_layer(x, rings, -arrows, f, g)
+
+
+def _mixed_all_flipped(x: Tensor, rings: Tensor, arrows: Tensor, f: Tensor, g: Tensor) -> Tensor:
+    return mixed_layer(x, rings.flip((-2, -1)), arrows.flip((-2, -1)), f, g)
+
+
+def _mixed_reshaped(x: Tensor, rings: Tensor, arrows: Tensor, f: Tensor, g: Tensor) -> Tensor:
+    scalars = torch.einsum("scn,nij->scij", f, rings)
+    vectors = torch.einsum("vcm,maij->vcaij", g, arrows).reshape(2 * len(g), -1, *rings.shape[1:])
+    return F.conv2d(x, torch.cat([scalars, vectors]), padding=rings.shape[-1] // 2)
+
+
 # ---------------------------------------------------------------------------------------- 7. norm_relu
 
 
@@ -700,6 +744,18 @@ def _norm_bias_on_arrow(v: Tensor, b: Tensor) -> Tensor:
     return w * torch.relu(w.norm(dim=2, keepdim=True)) / w.norm(dim=2, keepdim=True).clamp_min(1e-9)
 
 
+_norm_over_axis_1 = _with_length("_norm_over_axis_1", lambda v: v.square().sum(1, keepdim=True).sqrt())
+
+
+def _norm_one_bias(v: Tensor, b: Tensor) -> Tensor:
+    return norm_relu(v, b[:1].expand_as(b))
+
+
+def _norm_large_safeguard(v: Tensor, b: Tensor) -> Tensor:
+    length = (v.square().sum(dim=2, keepdim=True) + 1e-6).sqrt()
+    return v * torch.relu(length + b[:, None, None, None]) / length
+
+
 # --------------------------------------------------------------------------------------- 8. gated_relu
 
 
@@ -784,6 +840,12 @@ def _gated_no_gate(x: Tensor, s: int, v: int) -> Tensor:
     return torch.cat([scalars.relu(), arrows], 1)
 
 
+def _gated_read_apart(x: Tensor, s: int, v: int) -> Tensor:
+    scalars, gates, arrows = _gated_parts(x, s, v)
+    arrows = (arrows.unflatten(1, (2, v)) * gates.sigmoid()[:, None]).transpose(1, 2).flatten(1, 2)
+    return torch.cat([scalars.relu(), arrows], 1)
+
+
 # ------------------------------------------------------------------------------------- 9. pool_vectors
 
 
@@ -846,6 +908,10 @@ _pool_largest_component = _pool_by("_pool_largest_component", lambda v: v.abs().
 _pool_shortest = _pool_by("_pool_shortest", lambda v: -v.norm(dim=2, keepdim=True))
 _pool_rightmost = _pool_by("_pool_rightmost", lambda v: v[:, :, :1])
 _pool_one_for_all = _pool_by("_pool_one_for_all", lambda v: v.square().sum((1, 2), keepdim=True))
+
+
+_pool_first_field = _pool_by("_pool_first_field", lambda v: v[:, :1].norm(dim=2, keepdim=True))
+_pool_over_axis_1 = _pool_by("_pool_over_axis_1", lambda v: v.square().sum(1, keepdim=True))
 
 
 def _pool_components(v: Tensor, k: int) -> Tensor:
@@ -961,6 +1027,16 @@ def _check_vectors_numbers(ask: Ask) -> None:
         )
 
 
+def _check_vectors_dtype(ask: Ask) -> None:
+    v = _random(2, 3, 4).float()
+    close(
+        ask(v, 1, True),
+        P4M.act_vector(v, 5),
+        "A float32 field stays float32, and moves like any other (r = 1, m = True)",
+        tol=1e-5,
+    )
+
+
 def _bump(r: Tensor) -> Tensor:
     return torch.exp(-((r - 1) ** 2))
 
@@ -990,7 +1066,7 @@ def _check_gap_zero(ask: Ask) -> None:
             )
             expect(
                 abs(gap) < 1e-6,
-                f"The kernel of the slides from {source} to {target} obeys the constraint under a turn by "
+                f"The kernel of the table in section 3 from {source} to {target} obeys the constraint under a turn by "
                 f"{degrees:g}°{' after a mirror' if mirror else ''}: its gap must be 0.",
             )
     # The same field in slanted coordinates: ρ is then no longer orthogonal.
@@ -1067,6 +1143,17 @@ def _check_kernel_numbers(ask: Ask) -> None:
             )
 
 
+def _check_kernel_dtype(ask: Ask) -> None:
+    points = _random(4, 2, seed=3).float()
+    for source, target in _KINDS:
+        close(
+            ask(points, source, target, _bump, _slope),
+            steerable_kernel(points, source, target, _bump, _slope),
+            f"At float32 points the kernel from {source} to {target} is float32 and has the same numbers",
+            tol=1e-4,
+        )
+
+
 def _representations() -> dict[str, Tensor]:
     """Of D4: the trivial one, the vectors, both kinds of sign, the eight planes, and vectors in other axes."""
     matrices = torch.stack([P4M.matrix(a).double() for a in range(8)])
@@ -1116,15 +1203,20 @@ def _check_count_groups(ask: Ask) -> None:
         )
 
 
+def _yours(point: Tensor) -> str:
+    return f"yours at ({float(point[0]):g}, {float(point[1]):g})"
+
+
 def _check_sample_place(ask: Ask) -> None:
     got = ask(lambda p: p.double()[:, :, None], 3)
     expect(
         float(got[0, 0, 1, 2]) > 0 and abs(float(got[1, 0, 1, 2])) < 1e-6,
-        "The tap to the right of the centre lies at (x, y) = (1, 0).",
+        f"The tap to the right of the centre lies at (x, y) = (1, 0); {_yours(got[:, 0, 1, 2])}.",
     )
     expect(
         float(got[1, 0, 0, 1]) > 0 and abs(float(got[0, 0, 0, 1])) < 1e-6,
-        "The tap above the centre lies at (x, y) = (0, 1): rows count downwards, and y points upwards.",
+        f"The tap above the centre lies at (x, y) = (0, 1), {_yours(got[:, 0, 0, 1])}: rows count downwards, and y "
+        "points upwards.",
     )
     for size in (1, 5):
         middle = ask(lambda p: p.double()[:, :, None] ** 2 + 1, size)[:, 0, size // 2, size // 2]
@@ -1321,6 +1413,19 @@ def _check_norm_gradient(ask: Ask) -> None:
     close(found[1], want[1], "The gradient with respect to b is that of the formula", tol=1e-4)
 
 
+def _check_norm_short(ask: Ask) -> None:
+    v = torch.zeros(1, 1, 2, 1, 2, dtype=torch.float64)
+    v[0, 0, :, 0] = torch.tensor([[3e-4, -5e-4], [-4e-4, 0.0]])  # length 0.0005 both
+    got = ask(v, torch.tensor([0.5], dtype=torch.float64)).norm(dim=2).flatten()
+    close(
+        got,
+        torch.tensor([0.5005, 0.5005], dtype=torch.float64),
+        "An arrow of length 0.0005 is short, not zero: with b = 0.5 it must come out with length 0.5005. If it does "
+        "not, your safeguard against 0/0 is too large",
+        tol=4e-3,
+    )
+
+
 def _gated_library(x: Tensor, s: int, v: int) -> Tensor:
     return GatedReLU((s, v))(x)
 
@@ -1405,7 +1510,13 @@ def _check_pool_map(ask: Ask) -> None:
         _vector_map_follows_all_angles(pool, square)
         commutes(pool, square, _vector_moves((1, 4)), what="your pooling", tol=1e-6)
         commutes(pool, oblong, _vector_moves((1, 7)), what="your pooling", tol=1e-6)
-        agrees(pool, lambda v, k=k: _pool_library(v, k), [square, oblong], what="your pooling", tol=1e-6)
+        for v in (square, oblong):
+            close(
+                pool(v),
+                _pool_library(v, k),
+                f"Each of the N fields keeps, of each of its windows of {k} × {k} pixels, its own longest arrow",
+                tol=1e-6,
+            )
         batched(pool, oblong, what="your pooling", tol=1e-6)
     one = _random(2, 2, 2, 3, 4, seed=7)
     close(ask(one, 1), one, "Windows of one pixel leave the field as it is", tol=1e-6)
@@ -1474,6 +1585,10 @@ then turned by `r` quarter turns counter-clockwise.
             "For a negative r your loop over range(r) does nothing. Only r modulo 4 matters: use r % 4.",
         ),
         Misconception(
+            _vectors_in_double,
+            "You return float64 whatever comes in. The dtype of the result is that of `v`.",
+        ),
+        Misconception(
             _vectors_second_axis,
             "You take axis 1 for the components. They are at axis −3, counted from the end: any axes may come "
             "before.",
@@ -1487,7 +1602,7 @@ then turned by `r` quarter turns counter-clockwise.
         "Quarter turn: rot90 of the picture, then stack([−y, x], dim=−3), r % 4 times. Before it, if m: flip(−1) "
         "and stack([−x, y], dim=−3).",
     ),
-    checks=(_check_vectors_one_arrow, _check_vectors_numbers),
+    checks=(_check_vectors_one_arrow, _check_vectors_numbers, _check_vectors_dtype),
 )
 
 CONSTRAINT_GAP = Exercise(
@@ -1547,6 +1662,15 @@ over all points x.
             _gap_norm, "You return the root of the sum of squares. Wanted is the largest absolute entry."
         ),
         Misconception(
+            _gap_frobenius,
+            "You take a norm of each matrix and then the largest. Wanted is the largest absolute entry of all.",
+        ),
+        Misconception(
+            _gap_multiplied_out,
+            "K(g x) ρ_in − ρ_out K(x) is 0 in the same cases, but elsewhere it is another number. Bring ρ_in to the "
+            "other side as its inverse.",
+        ),
+        Misconception(
             _gap_signed, "You take the largest difference with its sign: a large negative one escapes you."
         ),
         Misconception(
@@ -1582,7 +1706,7 @@ points.
 
 - `points`: float tensor (N, 2), each row one x = (x, y). x may be 0.
 - `source`, `target`: "scalar" or "vector". `f1`, `f2`: functions of the radius, from a tensor to a tensor of the
-  same shape; f2 is used in the last line only.
+  same shape; f2 is ignored in the first three lines.
 - Returns (N, a, b): N matrices, a components of the target times b of the source; dtype as in `points`.
 """.strip(),
     reference=steerable_kernel,
@@ -1616,6 +1740,14 @@ points.
             "You use xᵀx, one number, where x xᵀ, a matrix, is wanted: the vector kernel then knows no direction.",
         ),
         Misconception(
+            _kernel_of_number,
+            "x xᵀ is a 2 × 2 matrix (column times row); xᵀ x is a number, and you add it to all four entries.",
+        ),
+        Misconception(
+            _kernel_in_double,
+            "You return float64 whatever comes in. The dtype of the result is that of `points`: mind the unit matrix.",
+        ),
+        Misconception(
             _kernel_diagonal,
             "Your x xᵀ has nothing off its diagonal. Entry [i, j] is x_i x_j for every pair i, j.",
         ),
@@ -1646,7 +1778,7 @@ points.
         "points[:, :, None] is the column, points[:, None, :] the row. Four cases: first; first * column; first * "
         "row; first * torch.eye(2) + second * column * row (mind the dtype of the unit matrix).",
     ),
-    checks=(_check_kernel_obeys, _check_kernel_numbers),
+    checks=(_check_kernel_obeys, _check_kernel_numbers, _check_kernel_dtype),
 )
 
 COUNT_KERNELS = Exercise(
@@ -1662,7 +1794,7 @@ $$\rho_\text{out}(s)\, K = K\, \rho_\text{in}(s) \quad\text{for all elements } s
 
 - `rho_out`: float64 tensor (n, a, a), `rho_in`: (n, b, b): the matrices of the n elements of the group, in the
   same order; the identity is one of them. The matrices are invertible, and need not be orthogonal.
-- Returns a Python int.
+- Returns a whole number (an int, or an integer tensor without axes).
 """.strip(),
     reference=count_kernels,
     alternatives=(_count_characters, _count_projector, _count_svd),
@@ -1683,6 +1815,11 @@ $$\rho_\text{out}(s)\, K = K\, \rho_\text{in}(s) \quad\text{for all elements } s
             _count_one_at_a_time,
             "You count for each element alone and take the smallest number. What one element allows, another may "
             "forbid: stack the equations of all of them.",
+        ),
+        Misconception(
+            _count_summed,
+            "You add the equations of all elements up. Write the equations under each other; their sum is only one of "
+            "them.",
         ),
         Misconception(
             _count_transposed,
@@ -1707,9 +1844,10 @@ $$\rho_\text{out}(s)\, K = K\, \rho_\text{in}(s) \quad\text{for all elements } s
     hints=(
         "The equations are linear in the entries of K. Write K as a column of a·b numbers; then each s gives a "
         "matrix that must send it to 0.",
-        "Try each of the a·b unit matrices as K and write ρ_out(s) K − K ρ_in(s) for all s under each other: one "
-        "column of a large matrix. The number of solutions is the number of columns minus the rank. (Or use "
-        "torch.kron. Or take the mean of tr ρ_out(s) · tr ρ_in(s)⁻¹.)",
+        "Try each of the a·b matrices with a single 1 and zeros elsewhere as K, and write ρ_out(s) K − K ρ_in(s) for "
+        "all s under each other: one column of a large matrix. The number of solutions is the number of columns minus "
+        "the rank. (Or use torch.kron, which may want .contiguous() after a transpose. Or take the mean of "
+        "tr ρ_out(s) · tr ρ_in(s)⁻¹.)",
         "equations = [kron(ρ_out, I_b) − kron(I_a, ρ_inᵀ) for each s]; a * b − matrix_rank(torch.cat(equations)).",
     ),
     checks=(_check_count_ray, _check_count_groups),
@@ -1725,7 +1863,7 @@ SAMPLE_KERNEL = Exercise(
 Write `sample_kernel(kernel, size)`: the taps of a kernel on a grid of `size` × `size` pixels.
 
 - `kernel`: a function from points (N, 2), each row one x = (x, y) in pixels, x to the right and y upwards, to
-  matrices (N, a, b). Hand it float64.
+  matrices (N, a, b).
 - `size`: an odd whole number from 1 up. The middle tap lies at x = 0.
 - Returns a float64 tensor (a, b, size, size), as conv2d wants it. Tap [..., i, j], row i and column j, is the
   kernel at x = j − c and y = c − i with c = (size − 1) / 2: rows count downwards, y upwards.
@@ -1741,6 +1879,16 @@ Write `sample_kernel(kernel, size)`: the taps of a kernel on a grid of `size` ×
             _sample_xy_swapped,
             "x and y are exchanged: your first coordinate runs along the rows, from top to bottom. x runs from "
             "left to right, with the column.",
+        ),
+        Misconception(
+            _sample_row_for_x,
+            "Your x is the row and your y the column: the tap to the right of the centre lies at (0, 1) for you. It "
+            "lies at (1, 0): x = j − c, y = c − i.",
+        ),
+        Misconception(
+            _sample_x_left,
+            "Your x points to the left: the tap to the right of the centre lies at (−1, 0) for you. It lies at "
+            "(1, 0): x = j − c.",
         ),
         Misconception(
             _sample_from_the_corner,
@@ -1820,6 +1968,20 @@ J_v^{\,j} = \sum_{i} \Big(\sum_m g_{jim}\, A_m\Big) \star I_i .$$
             "the other way.",
         ),
         Misconception(
+            _mixed_all_flipped,
+            "You flip the whole kernel, as in a true convolution: all your arrows point the other way. conv2d does "
+            "not flip.",
+        ),
+        Misconception(
+            _mixed_minus,
+            "All your arrows point the other way: do you flip the kernel, or is a sign lost?",
+        ),
+        Misconception(
+            _mixed_reshaped,
+            "You reshape (V, C, 2, k, k) to (2 V, C, k, k) with the component still behind the channels, which mixes "
+            "the two. Move the component next to V first.",
+        ),
+        Misconception(
             _mixed_yx, "The components of your arrows are exchanged: x, to the right, comes first, then y."
         ),
         Misconception(
@@ -1879,7 +2041,7 @@ $$v \;\mapsto\; \operatorname{relu}(\lvert v\rvert + b)\, \frac{v}{\lvert v\rver
 - `v`: float64 tensor (B, N, 2, H, W): N vector fields. |v| is the Euclidean length of the one arrow in a pixel.
 - `b`: (N,), one number for each field; may be negative.
 - Returns a tensor like `v`, through which gradients flow to v and b. Where an arrow has length 0 the result is 0,
-  and the gradients are finite there, too. Adding up to 10⁻⁶ to a length for that purpose is fine.
+  and the gradients are finite there, too. Adding up to 10⁻⁶ to a length, or up to 10⁻¹² under the root, is fine.
 """.strip(),
     reference=norm_relu,
     alternatives=(_norm_normalize, _norm_complex, _norm_factor, _norm_where),
@@ -1914,13 +2076,21 @@ $$v \;\mapsto\; \operatorname{relu}(\lvert v\rvert + b)\, \frac{v}{\lvert v\rver
             "Your length is taken over the whole picture. Each pixel has an arrow of its own: sum over axis 2 only.",
         ),
         Misconception(
+            _norm_over_axis_1, "You take the length over the fields (axis 1); x and y lie on axis 2."
+        ),
+        Misconception(_norm_one_bias, "Field n gets b[n]; you use one b for all."),
+        Misconception(
+            _norm_large_safeguard,
+            "Your safeguard is too large: 10⁻⁶ under the root is 10⁻³ in length.",
+        ),
+        Misconception(
             _norm_unsafe,
             "An arrow of length 0 gives nan: you divide 0 by 0. It has no direction, and must stay 0.",
         ),
         Misconception(
             _norm_where_too_late,
-            "The values are right, but torch.where comes too late: in the branch that is not taken 0/0 still makes "
-            "the gradient nan. Make the length safe before you divide.",
+            "The values are right, but you repair the 0/0 afterwards (torch.where or nan_to_num): the gradient is "
+            "still nan. Make the length safe before you divide.",
         ),
         Misconception(
             _norm_bias_outside,
@@ -1950,7 +2120,7 @@ $$v \;\mapsto\; \operatorname{relu}(\lvert v\rvert + b)\, \frac{v}{\lvert v\rver
         "length = (v.square().sum(2, keepdim=True) + 1e-12).sqrt(); the answer is v times relu(length + b) divided by "
         "length.",
     ),
-    checks=(_check_norm_zero, _check_norm_cuts, _check_norm_map, _check_norm_gradient),
+    checks=(_check_norm_zero, _check_norm_cuts, _check_norm_map, _check_norm_gradient, _check_norm_short),
 )
 
 GATED_RELU = Exercise(
@@ -1972,8 +2142,12 @@ Write `gated_relu(x, s, v)`: ReLU on the scalars; each vector is multiplied by t
     misconceptions=(
         Misconception(
             _gated_tiled,
-            "Your gates meet the wrong components: repeat gives g0 g1 g0 g1, and the vectors lie as x0 y0 x1 y1. x "
-            "and y of one vector need the same gate, or it turns.",
+            "Your gates meet the wrong components: either repeat made g0 g1 g0 g1 of them, or you read the vectors as "
+            "all x, then all y. They lie as x0 y0 x1 y1, and x and y of one need the same gate, or it turns.",
+        ),
+        Misconception(
+            _gated_read_apart,
+            "You read the vectors as all x, then all y, and hand them back interleaved. They come as x0 y0 x1 y1.",
         ),
         Misconception(
             _gated_by_relu, "Your gate is a ReLU. Wanted is the sigmoid, between 0 (shut) and 1 (open)."
@@ -2056,6 +2230,13 @@ Write `pool_vectors(v, k)`: of every window of k × k pixels the longest arrow s
         Misconception(
             _pool_one_for_all,
             "All fields of your result come from one pixel. Each of the N fields chooses its own longest arrow.",
+        ),
+        Misconception(
+            _pool_first_field,
+            "All fields take the pixel that suits field 0. Each of the N fields chooses its own pixel.",
+        ),
+        Misconception(
+            _pool_over_axis_1, "You take the length over the fields (axis 1); x and y lie on axis 2."
         ),
         Misconception(
             _pool_mean,

@@ -110,6 +110,9 @@ def _unusual_and_right():
         columns = rho_out[:, None] @ units - units @ rho_in[:, None]
         return a * b - torch.linalg.matrix_rank(columns.transpose(0, 1).reshape(a * b, -1)).item()
 
+    def count_integer_tensor(rho_out, rho_in):
+        return torch.tensor(COUNT_KERNELS.reference(rho_out, rho_in))
+
     def count_eigenvalues(rho_out, rho_in):
         a, b = rho_out.shape[-1], rho_in.shape[-1]
         mean = sum(
@@ -161,6 +164,10 @@ def _unusual_and_right():
         factor = F.relu(length + b[None, :, None, None]) / (length + 1e-8)
         return v * factor.unsqueeze(2)
 
+    def norm_with_the_largest_allowed_eps(v, b):
+        length = v.norm(dim=2, keepdim=True)
+        return v * F.relu(length + b[:, None, None, None]) / (length + 1e-6)
+
     def norm_by_field(v, b):
         fields = []
         for n, bias in enumerate(b):
@@ -211,6 +218,7 @@ def _unusual_and_right():
         (STEERABLE_KERNEL, kernel_keepdim),
         (COUNT_KERNELS, count_null_space),
         (COUNT_KERNELS, count_plain_rank),
+        (COUNT_KERNELS, count_integer_tensor),
         (COUNT_KERNELS, count_eigenvalues),
         (SAMPLE_KERNEL, sample_columns_first),
         (SAMPLE_KERNEL, sample_cartesian),
@@ -219,6 +227,7 @@ def _unusual_and_right():
         (MIXED_LAYER, mixed_single_precision),
         (NORM_RELU, norm_clamped),
         (NORM_RELU, norm_with_eps_outside),
+        (NORM_RELU, norm_with_the_largest_allowed_eps),
         (NORM_RELU, norm_by_field),
         (GATED_RELU, gated_where),
         (GATED_RELU, gated_on_a_copy),
@@ -301,6 +310,10 @@ def _unlisted_and_wrong():
     def norm_unit(v, b):
         return F.normalize(v, dim=2)
 
+    def norm_root_of_1e_8(v, b):
+        length = (v.square().sum(2, keepdim=True) + 1e-8).sqrt()
+        return v * torch.relu(length + b[:, None, None, None]) / length
+
     def norm_sigmoid(v, b):
         return v * torch.sigmoid(v.norm(dim=2, keepdim=True) + b[:, None, None, None])
 
@@ -341,6 +354,7 @@ def _unlisted_and_wrong():
         (NORM_RELU, norm_leaky),
         (NORM_RELU, norm_detached),
         (NORM_RELU, norm_unit),
+        (NORM_RELU, norm_root_of_1e_8),
         (NORM_RELU, norm_sigmoid),
         (GATED_RELU, gated_reversed),
         (GATED_RELU, gated_twice),
@@ -366,3 +380,18 @@ def test_a_wrong_answer_that_nobody_listed_gets_a_sentence_and_no_points(exercis
     verdict = exercise.judge(answer)
     assert (verdict.status, verdict.points) == ("wrong", 0)
     assert len(verdict.message.split()) > 5
+
+
+def test_a_repaired_division_is_told_apart_from_a_safe_one():
+    def repaired(v, b):
+        length = v.square().sum(2, keepdim=True).sqrt()
+        return torch.nan_to_num(v * torch.relu(length + b[:, None, None, None]) / length)
+
+    assert "repair the 0/0 afterwards" in NORM_RELU.judge(repaired).message
+
+
+def test_a_matrix_of_other_precision_is_told():
+    def doubled(v, r, m):
+        return MOVE_VECTORS.reference(v, r, m).double()
+
+    assert "float64 whatever comes in" in MOVE_VECTORS.judge(doubled).message
