@@ -228,7 +228,7 @@ def run(
             plain = arm.startswith("U-Net+")
             epochs = settings.epochs * (3 if arm.endswith("long") else 1)
             config = {
-                "model": arm, "parameters": count_parameters(net), "fraction": fraction, "pictures": len(train[0]),
+                "model": arm, "parameters": count_parameters(net), "fraction": fraction,
             } | asdict(settings) | {"epochs": epochs}  # fmt: skip
             name = f"{arm.replace(' ', '_')}-{fraction:g}"
             done = fit(
@@ -241,7 +241,7 @@ def run(
             )  # fmt: skip
             net = net.cpu()
             metrics = measure(net, *test, stability=None if plain else settings.stability)
-            metrics |= {"best_epoch": done.best_epoch, "training_seconds": done.seconds}
+            metrics |= {"best_epoch": done.best_epoch, "training_seconds": done.seconds, "pictures": len(train[0])}
             save(
                 experiment=NAME, data=data, size=size, config=config, seed=seed, metrics=metrics,
                 seconds=time.perf_counter() - start, device=done.device, folder=results,

@@ -73,7 +73,7 @@ def test_a_run_is_saved_reported_and_repeated(tmp_path):
     options = dict(folder=tmp_path / "ck", progress=False, settings=TINY, results=tmp_path)
     first = run("slides", arms=("U-Net+", "P4M U-Net"), fractions=(1.0, 0.5), **options)
     runs = results.load("gunet", folder=tmp_path)
-    assert sorted(r["config"]["pictures"] for r in runs) == [6, 6, 12, 12]
+    assert sorted(r["metrics"]["pictures"] for r in runs) == [6, 6, 12, 12]
     again = run("slides", arms=("P4M U-Net",), fractions=(0.5,), **options)
     assert again["P4M U-Net, 50 %"]["dice"] == first["P4M U-Net, 50 %"]["dice"]
     parts = report(runs)

@@ -29,7 +29,7 @@ from equipath.losses import dice_cross_entropy
 from equipath.models.summary import count_parameters
 
 TINY = Settings(
-    **asdict(SMALL) | dict(patients=3, per_patient=2, side=16, epochs=1, batches=2, batch=2, pictures=3)
+    **asdict(SMALL) | dict(patients=6, per_patient=5, side=32, epochs=1, batches=2, batch=2, pictures=3)
 )
 
 
