@@ -70,12 +70,14 @@ def calm(seed: int = 0, out: Any = None, room: int = 4000) -> Iterator[_Sink]:
 
     Random generators of torch, numpy and Python start at ``seed``; default dtype float32; default device
     cpu; gradients on; autocast and deterministic mode off; numpy's floating-point settings as at start-up;
-    warnings silent. Text printed to stdout or stderr goes to ``out``, at most ``room`` characters of it.
+    warnings silent; torch on one thread, because on a busy machine threads that wait for each other use up an
+    answer's processor time. Text printed to stdout or stderr goes to ``out``, at most ``room`` characters of it.
     """
     rng, np_rng, py_rng = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     dtype, device, grad = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    threads = torch.get_num_threads()
     stdout, stderr = sys.stdout, sys.stderr
     sink = _Sink(out, room)
     try:
@@ -92,6 +94,8 @@ def calm(seed: int = 0, out: Any = None, room: int = 4000) -> Iterator[_Sink]:
             if torch.get_default_device().type != "cpu":  # a `with torch.device(...)` around the call
                 stack.enter_context(torch.device("cpu"))
             torch.set_default_dtype(torch.float32)
+            if threads != 1:
+                torch.set_num_threads(1)
             if deterministic:
                 torch.use_deterministic_algorithms(False)
             torch.default_generator.manual_seed(seed)
@@ -105,6 +109,8 @@ def calm(seed: int = 0, out: Any = None, room: int = 4000) -> Iterator[_Sink]:
             torch.set_default_device(None if device.type == "cpu" else device)
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(grad)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
         now = (
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),

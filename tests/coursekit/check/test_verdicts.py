@@ -317,6 +317,7 @@ def state():
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.get_default_device(),
+        torch.get_num_threads(),
         sys.stdout,
         sys.stderr,
         signal.getsignal(signal.SIGALRM),
@@ -343,10 +344,27 @@ def careless(x, r):
     torch.manual_seed(1)
     np.seterr(all="print")
     warnings.simplefilter("always")
+    torch.set_num_threads(torch.get_num_threads() + 1)
     random.random()
     np.random.rand()  # noqa: NPY002
     torch.set_default_device("meta")
     return turn(x, r)
+
+
+def test_an_answer_runs_on_one_thread():
+    """Threads of torch that wait for each other use up processor time, more than an answer has on a busy machine."""
+    before, seen = torch.get_num_threads(), set()
+
+    def watched(x, r):
+        seen.add(torch.get_num_threads())
+        return turn(x, r)
+
+    torch.set_num_threads(3)
+    try:
+        assert turn_image.judge(watched).status == "correct"
+        assert (seen, torch.get_num_threads()) == ({1}, 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("tidy")
