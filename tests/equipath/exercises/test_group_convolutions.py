@@ -86,10 +86,10 @@ def _unusual_and_right():
         n, r = f.shape[2], g % 4
         if n == 4:
             return torch.rot90(f.roll(r, 2), r, (-2, -1))
-        turns, mirrors = f[:, :, :4], f[:, :, 4:]
+        turns, mirrored = f[:, :, :4], f[:, :, 4:]
         if g >= 4:  # a mirror swaps the halves and reverses the ring of each
-            turns, mirrors = mirrors[:, :, [0, 3, 2, 1]].flip(-1), turns[:, :, [0, 3, 2, 1]].flip(-1)
-        both = torch.cat([turns.roll(r, 2), mirrors.roll(r, 2)], 2)
+            turns, mirrored = mirrored[:, :, [0, 3, 2, 1]].flip(-1), turns[:, :, [0, 3, 2, 1]].flip(-1)
+        both = torch.cat([turns.roll(r, 2), mirrored.roll(r, 2)], 2)
         return torch.rot90(both, r, (-2, -1))
 
     def field_by_search(f, g, table, inverse):

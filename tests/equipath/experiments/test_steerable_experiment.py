@@ -12,6 +12,7 @@ from equipath.experiments.steerable import (
     ANGLES,
     ARMS,
     PAIR_ARMS,
+    RATIO,
     SMALL,
     Settings,
     WithContext,
@@ -117,14 +118,15 @@ def test_a_network_that_knows_the_truth_has_the_error_of_the_masks():
 
 def test_marked_places_are_where_the_small_field_lies():
     x, masks, names = pictures("pairs", "val", TINY)
-    assert x.shape[1:] == (7, 16, 16)
-    assert masks.shape[1:] == (2, 16, 16)
-    assert len(names) == 2
-    assert (x[:, 6].sum((1, 2)) == 16).all()
+    side, small_side = TINY.side, TINY.side // RATIO
+    assert x.shape[1:] == (7, side, side)
+    assert masks.shape[1:] == (2, side, side)
+    assert names == ("background", "cancer")
+    assert (x[:, 6].sum((1, 2)) == small_side**2).all()
     for image in x:
         row, column = (int(image[6].amax(axis).nonzero()[0]) for axis in (1, 0))
-        inside = image[3:6, row : row + 4, column : column + 4]
-        small = nn.functional.avg_pool2d(image[:3], 4)
+        inside = image[3:6, row : row + small_side, column : column + small_side]
+        small = nn.functional.avg_pool2d(image[:3], RATIO)
         assert (inside - small).abs().mean() < 0.12  # the same tissue, rendered at another size
     with pytest.raises(ValueError, match="steerable runs on"):
         run("mars")
