@@ -484,10 +484,10 @@ AXES = (0, 2, 3, 4)
 
 
 def group_batch_norm(f: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    mean = f.mean(dim=(0, 2, 3, 4), keepdim=True)
-    variance = f.var(dim=(0, 2, 3, 4), unbiased=False, keepdim=True)
-    normal = (f - mean) / torch.sqrt(variance + eps)
-    return normal * weight[:, None, None, None] + bias[:, None, None, None]
+    centred = f - f.mean(dim=(0, 2, 3, 4), keepdim=True)
+    variance = centred.square().mean(dim=(0, 2, 3, 4))
+    scale = weight / torch.sqrt(variance + eps)
+    return centred * scale[:, None, None, None] + bias[:, None, None, None]
 
 
 def _norm_by_torch(f: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -1348,6 +1348,23 @@ def _check_norm_map(ask: Ask) -> None:
     )
 
 
+def _check_norm_one_turns(ask: Ask) -> None:
+    """Turn one picture of the batch: the others must not notice."""
+    f = _uneven(3, 2, 8, 3, 3, seed=45)
+    weight, bias = torch.tensor([1.0, 2.0]).double(), torch.tensor([0.0, 1.0]).double()
+    before = ask(f, weight, bias, 1e-3)
+    for g in (1, 6):
+        turned, want = f.clone(), before.clone()
+        turned[1:2] = P4M.act_regular(f[1:2], g)
+        want[1:2] = P4M.act_regular(before[1:2], g)
+        close(
+            ask(turned, weight, bias, 1e-3),
+            want,
+            f"When one picture of the batch is moved by {_words(g)}, its normalised field must move and those of the others "
+            "stay",
+        )
+
+
 def _check_norm_properties(ask: Ask) -> None:
     f = _uneven(2, 2, 8, 3, 4, seed=22)
     one, zero = torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
@@ -2003,8 +2020,9 @@ The variance is the mean of the squared distances to the mean (divide by their n
     misconceptions=(
         Misconception(
             _norm_each_plane,
-            "You normalise every plane on its own. When the picture turns, the planes change places, and each meets "
-            "another plane's mean and variance. Take them over the planes too.",
+            "You normalise every plane on its own. Turn one picture of the batch: its planes change places, every plane "
+            "gets another mean, and the answers to all the other pictures change. Take mean and variance over the planes, "
+            "too.",
         ),
         Misconception(
             _norm_each_image,
@@ -2059,7 +2077,13 @@ The variance is the mean of the squared distances to the mean (divide by their n
         "Mind `unbiased=False`.",
         "weight has shape (C,); `weight[:, None, None, None]` has shape (C, 1, 1, 1) and meets axis 1 of f.",
     ),
-    checks=(_check_norm_map, _check_norm_properties, _check_norm_single, _check_norm_learns),
+    checks=(
+        _check_norm_map,
+        _check_norm_one_turns,
+        _check_norm_properties,
+        _check_norm_single,
+        _check_norm_learns,
+    ),
 )
 
 EXACT_SIZES = Exercise(
