@@ -334,6 +334,12 @@ def run_(
     data: Annotated[str, typer.Option(help="slides, or a public data set.")] = "slides",
     size: Annotated[str, typer.Option(help="small: minutes; paper: the paper's own setting.")] = "small",
     seed: Seed = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="So many runs, with --seed and the seeds after it; shown as mean ± sd.")
+    ] = 1,
+    arm: Annotated[
+        list[str] | None, typer.Option(help="Only this network of the table; may be given several times.")
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -342,11 +348,11 @@ def run_(
     ] = None,
     root: Root = None,
 ) -> None:
-    """Run a paper's experiment once and keep its numbers in book/results; `equipath report` shows them."""
+    """Run a paper's experiment and keep its numbers in book/results; `equipath report` shows them."""
     from importlib import import_module
 
     from equipath.experiments import NAMES
-    from equipath.experiments.results import SIZES, flat
+    from equipath.experiments.results import SIZES, flat, mean_sd
 
     _keep_memory()
     with _sentences():
@@ -355,10 +361,22 @@ def run_(
         if size not in SIZES:
             raise ValueError(f"got --size {size}; known are {', '.join(SIZES)}.")
         experiment = import_module(f"equipath.experiments.{name}")
-        folder = folder or Path("runs") / name / f"{data}-{size}-{seed}"
-        metrics = experiment.run(data=data, size=size, seed=seed, folder=folder, root=root)
-        for key, value in flat(metrics).items():
-            typer.echo(f"{key:<50} {value:.4g}" if isinstance(value, float) else f"{key:<50} {value}")
+        chosen = {"arms": arm} if arm else {}
+        found: dict[str, list[Any]] = {}
+        for one in range(seed, seed + seeds):
+            place = folder or Path("runs") / name / f"{data}-{size}-{one}"
+            if folder and seeds > 1:
+                place = folder / f"{data}-{size}-{one}"  # a seed's checkpoints are no other's
+            metrics = experiment.run(data=data, size=size, seed=one, folder=place, root=root, **chosen)
+            for key, value in flat(metrics).items():
+                found.setdefault(key, []).append(value)
+        for key, values in found.items():
+            numbers = [v for v in values if isinstance(v, int | float)]
+            if len(values) > 1 and len(numbers) == len(values):
+                typer.echo(f"{key:<50} {mean_sd(numbers, 4)}")
+            else:
+                words = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in values]
+                typer.echo(f"{key:<50} {', '.join(words)}")
 
 
 @app.command("report")

@@ -63,6 +63,32 @@ def test_train_leaves_a_network_that_can_be_taken_up_again(call, small, tmp_path
     assert "epoch 1/" not in again.output
 
 
+def test_what_train_left_segments_a_picture(call, small, tmp_path):
+    """`segment` takes classes and weights from the folder: its mask is the trained network's answer."""
+    from PIL import Image
+    from tifffile import imread
+
+    done = call(
+        "train", "unet", "--data", "both", "--epochs", 12, "--width", 2, "--lr", 0.05, "--batch-size", 4
+    )
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "runs" / "unet-both-0"
+    pixels = torch.randint(256, (48, 80, 3), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).save(tmp_path / "tissue.png")
+    done = call("segment", "tissue.png", "--model", folder, "--everywhere", "--slide-mpp", 1, "--mpp", 1)
+    assert done.exit_code == 0, done.output
+    assert "gland" in done.output
+    model, _ = load_model(folder)
+    with torch.no_grad():
+        expected = model(pixels.permute(2, 0, 1)[None].float() / 255).argmax(1)[0]
+    found = torch.from_numpy(imread(tmp_path / "segmented" / "tissue.mask.tif", key=0))
+    assert len(expected.unique()) == 2
+    assert (found == expected).float().mean() > 0.999
+    (folder / "best.safetensors").unlink()
+    bad = call("segment", "tissue.png", "--model", folder, "--everywhere")
+    assert (bad.exit_code, "best.safetensors is missing" in bad.output) == (1, True)
+
+
 def test_train_says_in_a_sentence_what_does_not_fit(call, small):
     for words, said in (
         (("lion",), "got the network 'lion'; known are unet, p4_unet"),
@@ -115,6 +141,27 @@ def test_run_hands_its_words_on_and_shows_the_numbers(call, monkeypatch):
     ):
         done = call("run", *words)
         assert (done.exit_code, text in done.output) == (1, True)
+
+
+def test_run_takes_several_seeds_and_some_networks(call, monkeypatch):
+    said = []
+    module = ModuleType("equipath.experiments.seunet")
+    module.run = lambda **words: (
+        said.append(words) or {"CNN": {"iou": 0.25 * words["seed"], "note": f"seed {words['seed']}"}}
+    )
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    done = call("run", "seunet", "--seed", 1, "--seeds", 2, "--arm", "CNN", "--arm", "SEUNet, fixed σ")
+    assert done.exit_code == 0, done.output
+    assert [words["seed"] for words in said] == [1, 2]
+    assert all(words["arms"] == ["CNN", "SEUNet, fixed σ"] for words in said)
+    assert [words["folder"] for words in said] == [Path(f"runs/seunet/slides-small-{s}") for s in (1, 2)]
+    assert [line.split(maxsplit=1) for line in done.output.splitlines()] == [
+        ["CNN.iou", "0.3750 ± 0.1768"],
+        ["CNN.note", "seed 1, seed 2"],
+    ]
+    call("run", "seunet", "--seeds", 2, "--folder", "mine")
+    assert [words["folder"] for words in said[2:]] == [Path(f"mine/slides-small-{s}") for s in (0, 1)]
+    assert call("run", "seunet", "--seeds", 0).exit_code == 2
 
 
 def test_report_says_what_it_wrote_or_why_not(call, monkeypatch, tmp_path):

@@ -389,7 +389,7 @@ def run(
     progress: bool = True,
     *,
     root: str | Path | None = None,
-    models: Sequence[str] = MODELS,
+    arms: Sequence[str] = MODELS,
     settings: Settings | None = None,
 ) -> dict[str, Any]:
     """Pre-train every network on ``data``, cluster its features on the target pictures, save one result each.
@@ -400,7 +400,7 @@ def run(
         size: "small" (minutes on two cores) or "paper".
         folder: checkpoints of the training, one folder a network: a run that was stopped goes on there.
         root: folder of the data sets.
-        models: some of ``MODELS``.
+        arms: some of ``MODELS``.
         settings: in place of those of ``size``.
 
     Returns:
@@ -410,12 +410,12 @@ def run(
         raise ValueError(f"srenet pre-trains on {', '.join(TARGETS)}; got data={data!r}")
     if size not in SETTINGS:
         raise ValueError(f"got size={size!r}; known are {', '.join(SETTINGS)}")
-    if unknown := set(models) - set(MODELS):
-        raise ValueError(f"got the models {', '.join(unknown)}; known are {', '.join(MODELS)}")
+    if unknown := set(arms) - set(MODELS):
+        raise ValueError(f"got the models {', '.join(sorted(unknown))}; known are {', '.join(MODELS)}")
     settings = settings or SETTINGS[size]
     classes, sets = pretraining(data, settings, root)
     out = {}
-    for model in models:
+    for model in arms:
         start = time.perf_counter()
         net = network(model, classes, settings, seed)
         config = {"model": model, "parameters": count_parameters(net)} | asdict(settings)

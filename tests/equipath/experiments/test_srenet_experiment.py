@@ -96,7 +96,7 @@ def test_clusters_are_named_on_some_patients_and_graded_on_others():
 def test_a_run_saves_what_its_report_shows(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "results_folder", lambda: tmp_path)
     out = srenet.run("slides", "small", 0, tmp_path / "runs", progress=False, settings=TINY,
-                     models=("SRE-ResNet18", "ResNet18"))  # fmt: skip
+                     arms=("SRE-ResNet18", "ResNet18"))  # fmt: skip
     assert set(out) == {"SRE-ResNet18", "ResNet18"}
     assert out["SRE-ResNet18"]["cores.quarter_icc"] == pytest.approx(1.0, abs=1e-3)
     assert out["ResNet18"]["cores.quarter_icc"] < 0.999
@@ -118,4 +118,4 @@ def test_errors_at_the_door():
     with pytest.raises(ValueError, match="known are paper, small"):
         srenet.run("slides", "huge")
     with pytest.raises(ValueError, match="got the models VGG"):
-        srenet.run("slides", models=("VGG",))
+        srenet.run("slides", arms=("VGG",))
