@@ -22,10 +22,10 @@ INTRODUCTION = """\
 # Results
 
 The papers' experiments, run again with this library: `equipath run NAME --data … --size … --seed …` makes one run of
-each network (`--seeds N`: N runs), `equipath report` makes this page from all of them. Every number of ours is the mean ± standard deviation over the
-runs that differ in their seed alone; a number without ± comes from one run. Numbers of a paper stand beside ours
-with the paper cited. They were measured on the paper's data with the paper's networks; ours were not, unless the
-table says so: compare the order of the rows rather than their height.
+each network (`--seeds N`: N runs), `equipath report` makes this page from all of them. Every number of ours is the
+mean ± standard deviation over the runs that differ in their seed alone; a number without ± comes from one run.
+Numbers of a paper stand beside ours with the paper cited. They were measured on the paper's data with the paper's
+networks; ours were not, unless the table says so: compare the order of the rows rather than their height.
 
 Size `small` takes minutes on two cores: small networks, few pictures, short training. Size `paper` is the paper's own
 setting. Data sets: *slides* are rendered ([vector slides](vector_slides.md)), the others are real tissue
@@ -46,6 +46,7 @@ def page(folder: Path | None = None) -> tuple[str, dict[str, Any]]:
     for name, runs in every.items():
         if not runs:
             continue
+        _one_setting(name, runs)
         module = import_module(f"equipath.experiments.{name}")
         parts.append(f"## {getattr(module, 'TITLE', name)}\n")
         for part in module.report(runs):
@@ -61,6 +62,21 @@ def page(folder: Path | None = None) -> tuple[str, dict[str, Any]]:
                 parts.append(_table(part) if isinstance(part, Table) else f"{part.strip()}\n")
     parts.append(_runs(every))
     return "\n".join(parts), figures
+
+
+def _one_setting(name: str, runs: Sequence[dict[str, Any]]) -> None:
+    """Refuse runs of one row that were made with different settings: their mean would be of nothing."""
+    first: dict[Any, dict[str, Any]] = {}
+    for run in runs:
+        # How many pictures a share of the patients has, the draw of the patients decides.
+        config = {key: value for key, value in run["config"].items() if key != "patches"}
+        row = run["data"], run["size"], config.get("model"), config.get("fraction")
+        other = first.setdefault(row, config)
+        if differing := [key for key in config.keys() | other.keys() if config.get(key) != other.get(key)]:
+            raise ValueError(
+                f"runs of {name} ({', '.join(str(part) for part in row if part is not None)}) differ in "
+                f"{', '.join(sorted(differing))}; run them again with one setting, or delete the old files."
+            )
 
 
 def write(book: Path | None = None, folder: Path | None = None) -> Path:

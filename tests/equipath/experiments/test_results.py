@@ -154,6 +154,16 @@ def test_parts_that_cannot_be_shown_are_named(experiment, tmp_path):
         report.page(tmp_path / "runs")
 
 
+def test_runs_of_two_settings_are_not_averaged(experiment, tmp_path):
+    keep(tmp_path / "runs", seed=2, config={"model": "p4m", "fraction": 0.5, "lr": 0.1}, data="slides")
+    keep(tmp_path / "runs", seed=2, config={"model": "p4m", "fraction": 1.0, "lr": 0.1})
+    keep(tmp_path / "runs", seed=2, config=RUN["config"] | {"patches": 7})
+    report.page(tmp_path / "runs")
+    keep(tmp_path / "runs", seed=3, config=RUN["config"] | {"lr": 0.1})
+    with pytest.raises(ValueError, match=r"runs of gunet \(ebhi, small, p4m, 0.5\) differ in lr"):
+        report.page(tmp_path / "runs")
+
+
 def test_without_runs_or_a_book_no_page_is_written(experiment, tmp_path):
     with pytest.raises(ValueError, match="no result yet"):
         report.write(tmp_path / "book", tmp_path / "nothing")
