@@ -1052,9 +1052,10 @@ def stands_out(votes):
 
 show(
     draw.maps_in_a_row(view.image, votes, middles, um_per_px=0.5),
-    alt="A drawn tile of colon with the middles of its nuclei marked by crosses, and two maps of votes. With pooling and "
-    f"a ring the middles stand {stands_out(votes['group pooling, then a ring']):.1f} standard deviations above the mean, with the G to Z2 "
-    f"convolution {stands_out(votes['G → Z² with one tap']):.1f}.",
+    alt="A drawn tile of colon with the middles of its nuclei marked by crosses, and two maps of votes. At the middles, in "
+    "standard deviations above the mean of the map: "
+    + "; ".join(f"{name}, {stands_out(values):.1f}" for name, values in votes.items())
+    + ".",
 )
 for name, values in votes.items():
     print(f"{stands_out(values):5.1f} standard deviations above the mean at the middles of nuclei: {name}")
@@ -1202,7 +1203,8 @@ full = YourP4MDenseNet(8)
 learned = [count("lift", 3, 8, 3, 8)[0]] + [
     count("group", 8 * (k + 1), 8, 3, 8)[0] + count("group", 8 * (k + 2), 8 * (k + 2), 1, 8)[0] for k in range(5)
 ]
-print(f"at the paper's growth of 8: {count_parameters(full)} weights, of them {sum(learned)} in group convolutions (published: 119K)")
+print(f"at the paper's growth of 8: {count_parameters(full)} weights (published: 119K)")
+print(f"of them {sum(learned)} in group convolutions, by your count")
 
 # %% [markdown]
 # ### Cross-check
@@ -1324,8 +1326,8 @@ for name, (loss, right, area, turn) in measured.items():
 question_who.reveal(
     max(measured, key=lambda name: measured[name][2]),
     because=f"The three AUCs are {', '.join(f'{v[2]:.0f}' for v in measured.values())}. Do not believe the order: "
-    f"{len(test_images)} patches, one seed, seconds of training; another seed can change it. Believe the last column. P4M-DenseNet's answer does "
-    "not depend on the pose, trained well or badly. For the plain networks a turn is a new picture.",
+    f"{len(test_images)} patches, one seed, seconds of training; another seed can change it. Believe the last column. "
+    "P4M-DenseNet's answer does not depend on the pose, trained well or badly. For the plain networks a turn is a new picture.",
 )
 
 # %% [markdown]

@@ -72,7 +72,7 @@ def planes(image: Tensor, filters: Sequence[Tensor], field: Tensor, names: Seque
     n = len(field)
     limit = float(field.abs().max()) * 0.8
     figure = plt.figure(figsize=(11, 3.4 * (n // 4)), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 3.2))
+    ((left, right),) = figure.subfigures(1, 2, width_ratios=(1, 3.2), squeeze=False)
     ax = left.subplots()
     tissue(ax, image, title="the picture")
     ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
@@ -100,7 +100,7 @@ def moving_planes(
     rows = n // 4
     limit = float(before.abs().max()) * 0.8
     figure = plt.figure(figsize=(12, 1.9 * rows + 2.5), layout="constrained")
-    halves = figure.subfigures(1, 2, wspace=0.06)
+    (halves,) = figure.subfigures(1, 2, wspace=0.06, squeeze=False)
     for half, image, field, origin, name in zip(
         halves, images, (before, after), (range(n), sources), ("before", title), strict=True
     ):
@@ -181,9 +181,7 @@ def error_by_size(
     return figure
 
 
-def curves(
-    x: Sequence[float], lines: Mapping[str, Sequence[float]], xlabel: str, ylabel: str, legend: str = "best"
-) -> Figure:
+def curves(x: Sequence[float], lines: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> Figure:
     """Curves over one axis, from zero, told apart by colour, line and mark."""
     figure, ax = plt.subplots(figsize=(7.5, 3.5), layout="constrained")
     for (name, values), (colour, line) in zip(lines.items(), STYLES, strict=False):
@@ -191,5 +189,5 @@ def curves(
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_ylim(bottom=0)
     ax.grid(alpha=0.3)
-    ax.legend(frameon=False, loc=legend)
+    ax.legend(frameon=False)
     return figure
