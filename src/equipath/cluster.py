@@ -38,7 +38,10 @@ class FeatureNetwork(Protocol):
 
 
 def paint_background(image: Tensor, least_area: float = 400.0) -> Tensor:
-    """The picture (3, H, W) with its glass painted black: Otsu's threshold, closed and opened.
+    """The picture (3, H, W) with its glass painted black (:func:`equipath.data.wsi.find_tissue`).
+
+    The paper takes Otsu's threshold, which cuts any picture in two: on fields without glass it took more than
+    half of pale stroma for glass. So we differ here: glass is what is pale and flat.
 
     ``least_area``: pieces of tissue and holes in it smaller than this many pixels are dropped and filled. A
     picture of tissue alone stays whole.

@@ -663,6 +663,7 @@ def cluster_folder(
     layer: int = 4,
     side: int = 512,
     seed: int = 0,
+    everywhere: bool = False,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -676,6 +677,7 @@ def cluster_folder(
         model: with ``features(x, layer)``, such as the ResNets.
         folder: PNG, JPEG or TIFF pictures.
         side: to which a picture's longer side is resized (the paper: 512).
+        everywhere: cluster glass too, and paint nothing black.
         progress: called with (pictures done, pictures in all).
 
     Returns:
@@ -708,7 +710,7 @@ def cluster_folder(
         wide, high = (max(8, round(n * share / 8) * 8) for n in pixels.shape[1::-1])
         pixels = np.asarray(Image.fromarray(pixels).resize((wide, high), Image.Resampling.LANCZOS))
         image = torch.from_numpy(pixels.copy()).to(run_on).movedim(-1, 0).float() / 255
-        return pixels, paint_background(image)
+        return pixels, image if everywhere else paint_background(image)
 
     # The 2000 vectors come from at most 100 pictures, which memory holds at once.
     some = files[:: math.ceil(len(files) / 100)]

@@ -399,6 +399,14 @@ def test_cores_are_clustered_alike(tmp_path):
         assert (one[24:72, 76:116] == 1 - found[0][48, 32]).mean() > 0.95
     assert all(row["cluster 1"] + row["cluster 2"] == pytest.approx(1, abs=1e-3) for row in rows)
     assert (tmp_path / "out" / "clusters.csv").read_text().count("\n") == 4
+    white = np.array(Image.open(cores / "core0.png"))
+    white[:, :64] = 240
+    Image.fromarray(white).save(cores / "core0.png")
+    for everywhere, left in ((False, {OUTSIDE}), (True, {0, 1})):
+        place = tmp_path / f"everywhere {everywhere}"
+        cluster_folder(model, cores, place, 2, layer=2, side=128, everywhere=everywhere)
+        labels = np.array(Image.open(place / "core0.clusters.png"))[24:72, 12:52]
+        assert set(labels.ravel().tolist()) <= left
     with pytest.raises(DataError, match="there already"):
         cluster_folder(model, cores, tmp_path / "out", 2)
     (tmp_path / "empty").mkdir()

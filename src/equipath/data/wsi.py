@@ -316,37 +316,70 @@ def open_slide(path: str | os.PathLike[str], mpp: float | None = None) -> WholeS
     return _opened(str(path), mpp, os.getpid())
 
 
+FLAT = 1.2
+"""Glass is flat: its brightness changes by less than this a pixel, in levels of 255, where nothing lies on it."""
+
+
 def find_tissue(
     image: np.ndarray, mpp: float = 8.0, least_area: float = 20_000.0, holes: float = 20_000.0
 ) -> np.ndarray:
-    """Tell tissue from glass by Otsu's threshold on colour saturation, then opening and closing.
+    """Tell tissue from glass: what is pale and flat shows the glass's colour, and what has that colour is glass.
+
+    A picture without a pale, flat place is tissue throughout: no threshold splits it. (Otsu's threshold on
+    saturation, the usual rule, cuts every picture in two, and with it pale stroma away.) Black is no tissue. Glass
+    more colourful than a saturation of 0.15 counts as tissue, as does a gap of only a few pixels.
 
     Args:
-        image: ``(H, W, 3)`` uint8 at low resolution.
+        image: ``(H, W, 3)`` uint8, a slide at low resolution or a tile at any.
+        mpp: microns per pixel, which turns the areas into pixels.
         least_area, holes: pieces and holes smaller than this many µm² are dropped and filled.
 
     Returns:
-        ``(H, W)`` bool; all False for an image without colour (an empty slide).
+        ``(H, W)`` bool; all False for an empty slide.
     """
     from scipy import ndimage
-    from skimage.filters import threshold_otsu
 
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"got {image.dtype} of shape {image.shape}; give an RGB picture (H, W, 3) of uint8.")
-    high = image.max(2).astype(np.float32)
-    saturation = (high - image.min(2)) / np.maximum(high, 1)
-    saturation = ndimage.gaussian_filter(saturation, 1)
-    if float(saturation.max()) < 0.04:
-        return np.zeros(image.shape[:2], bool)
-    # Otsu splits any picture in two: on a tile of tissue alone it would split the tissue. Glass is never as
-    # colourful as the upper bound.
-    threshold = float(np.clip(threshold_otsu(saturation), 0.03, 0.15))
-    mask = saturation > threshold
-    disk = np.hypot(*np.mgrid[-2:3, -2:3]) <= 2.3
-    mask = ndimage.binary_closing(np.pad(mask, 3, mode="edge"), disk)[3:-3, 3:-3]
-    mask = ndimage.binary_opening(np.pad(mask, 3, mode="edge"), disk)[3:-3, 3:-3]
-    return ~_without_small(~_without_small(mask, least_area / mpp**2), holes / mpp**2)
+    smooth = ndimage.gaussian_filter(image.astype(np.float32), (1, 1, 0))
+    high, grey = smooth.max(2), smooth.mean(2)
+    saturation = (high - smooth.min(2)) / np.maximum(high, 1)
+    change = np.zeros_like(grey)
+    for channel in np.moveaxis(smooth, 2, 0):
+        np.maximum(change, sum(_slope(channel, axis) ** 2 for axis in (0, 1)), out=change)
+    rough = np.sqrt(ndimage.gaussian_filter(change, 1.2)) * (255 / np.maximum(grey, 40))
+    # Flat and pale, or white and nearly flat (noise and sharpening of the scanner).
+    seed = (rough < FLAT) & (saturation < 0.15) & (grey > 100)
+    seed |= (rough < 3 * FLAT) & (saturation < 0.045) & (grey > 225)
+    seed = _without_small(_opened_by(seed, 3), 60)
+    tissue = high >= 25
+    if seed.any():
+        bright = seed & (grey > 0.93 * np.quantile(grey[seed], 0.98))
+        glass = np.median(smooth[bright], axis=0)
+        near = ndimage.gaussian_filter(image.astype(np.float32), (0.6, 0.6, 0))  # glass reaches up to the tissue
+        density = np.log10(np.maximum(glass, 1) / np.maximum(near, 1))
+        dark, hue = density.max(2), np.ptp(density, axis=2)
+        like = (dark < 0.03) & (hue < 0.03) & ((dark < 0.01) | (rough < 2.5 * FLAT))
+        shade = seed & (dark < 0.1) & (hue < 0.03)  # outside the cover slip, or a darker stripe of the scanner
+        tissue &= ~(like | shade)
+    tissue = ~_opened_by(~tissue, 2)
+    tissue = _opened_by(tissue, 2)
+    return ~_without_small(~_without_small(tissue, least_area / mpp**2), holes / mpp**2)
+
+
+def _slope(pixels: np.ndarray, axis: int) -> np.ndarray:
+    return np.asarray(np.gradient(pixels, axis=axis)) if pixels.shape[axis] > 1 else np.zeros_like(pixels)
+
+
+def _opened_by(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Opened by a disk; beyond the border the mask goes on as it ends there."""
+    from scipy import ndimage
+
+    around = radius + 1
+    disk = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius + 0.3
+    wide = ndimage.binary_opening(np.pad(mask, around, mode="edge"), disk)
+    return wide[around:-around, around:-around]
 
 
 def _without_small(mask: np.ndarray, pixels: float) -> np.ndarray:

@@ -163,6 +163,98 @@ def test_glass_has_no_tissue_and_tissue_no_glass():
         find_tissue(np.zeros((5, 5)))
 
 
+def pasted(picture, glass, seed, part):
+    """A picture with glass of one colour, noise of a scanner and a blurred edge over a part of it; and where."""
+    from scipy import ndimage
+
+    rng = np.random.default_rng(seed)
+    height, width = picture.shape[:2]
+    wave = ndimage.gaussian_filter(rng.normal(size=(height, width)), height / 7, mode="reflect")
+    where = wave > np.quantile(wave, 1 - part)
+    share = ndimage.gaussian_filter(where.astype(float), 1)[..., None]
+    noisy = np.array(glass) + rng.normal(0, 1, picture.shape)
+    return (noisy * share + picture * (1 - share)).round().clip(0, 255).astype(np.uint8), where
+
+
+def told(picture, where):
+    """Part of the glass that is missed and part of the tissue that is taken for glass, 3 pixels off the edge."""
+    from scipy import ndimage
+
+    found = ~find_tissue(picture, 1.0, 400, 400)
+    missed = ~found[ndimage.binary_erosion(where, iterations=3, border_value=1)]
+    return missed.mean(), found[~ndimage.binary_dilation(where, iterations=3)].mean()
+
+
+def test_pale_stroma_is_no_glass():
+    """Fibres paler than any threshold on saturation would keep, alone and beside glass of several tints."""
+    from scipy import ndimage
+
+    rng = np.random.default_rng(0)
+    fibres = ndimage.gaussian_filter(rng.normal(size=(200, 200)), (1.5, 5))
+    fibres = (fibres / fibres.std())[..., None]
+    stroma = np.array((222, 206, 209)) + fibres * np.array((5, 9, 8)) + rng.normal(0, 1, (200, 200, 3))
+    stroma = stroma.round().clip(0, 255).astype(np.uint8)
+    assert find_tissue(stroma, 1.0, 400, 400).all()
+    for glass in ((243, 243, 243), (232, 234, 240), (238, 230, 222)):
+        missed, false = told(*pasted(stroma, glass, 1, 0.4))
+        assert missed < 0.02
+        assert false < 0.02
+
+
+def test_glass_of_two_shades_and_black_borders_are_no_tissue():
+    picture, inside = stained()
+    picture[:, :60] = (222, 222, 223)  # outside the cover slip
+    picture[:40] = 0  # never scanned
+    mask = find_tissue(picture, mpp=8.0)
+    assert (mask == inside).mean() > 0.98
+
+
+WHOLE = ("01_1", "01_3", "01_5", "03_4", "04_8", "05_2")
+"""Fields of TNBC that hold no glass, to the eye."""
+
+
+def test_real_fields_without_glass_stay_whole_and_with_it_are_told(tissue_data):
+    seen = 0
+    for split in ("train", "val", "test"):
+        items = load("tnbc", split=split, root=tissue_data)
+        for k, name in enumerate(items.names):
+            if name not in WHOLE:
+                continue
+            picture = (items[k]["image"].permute(1, 2, 0) * 255).round().byte().numpy()
+            seen += 1
+            assert find_tissue(picture, 1.0, 400, 400).mean() > 0.95, name
+            if seen % 2 == 0:
+                missed, false = told(*pasted(picture, (235, 235, 238), k, 0.35))
+                assert missed < 0.05, name
+                assert false < 0.05, name
+    assert seen == len(WHOLE)
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("breast", 3), ("prostate_core", 5)])
+def test_rendered_glass_is_found_at_low_and_at_high_resolution(kind, seed):
+    from scipy import ndimage
+
+    from equipath.data.slides import MATERIALS, Grid, Slide
+
+    slide = Slide(seed, kind, artefacts=False)
+    x0, y0, x1, y1 = slide.extent
+    whole = Grid((0.0, 0.0), (int((y1 - y0) / 12), int((x1 - x0) / 12)), 12.0)
+    tiles = [Grid((x0 * 0.3, y0 * 0.2), (160, 160), 0.5), Grid((0.0, y1 * 0.1), (160, 160), 2.0)]
+    empty = ("fat", "mucus", "blood", "lumen", "lumen_t", "lumen_3", "lumen_4")
+    for grid, area in ((whole, 20_000.0), (tiles[0], 200.0), (tiles[1], 800.0)):
+        view = slide.render(grid)
+        picture = (view.image.permute(1, 2, 0) * 255).round().byte().numpy()
+        found = ~find_tissue(picture, grid.mpp, area, area)
+        near = {
+            name: np.isin(view.material.numpy(), [MATERIALS.index(m) for m in names])
+            for name, names in (("glass", ("glass",)), ("empty", empty))
+        }
+        core = ndimage.binary_erosion(near["glass"], iterations=2, border_value=1)
+        tissue = ~ndimage.binary_dilation(near["glass"] | near["empty"], iterations=3)
+        assert not core.any() or found[core].mean() > 0.97
+        assert found[tissue].mean() < 0.03
+
+
 def test_only_tiles_with_tissue(tmp_path):
     picture, inside = stained()
     with WholeSlide(write(tmp_path / "a.tif", picture, mpp=8.0)) as slide:
