@@ -99,13 +99,13 @@ def moving_planes(
     n = len(before)
     rows = n // 4
     limit = float(before.abs().max()) * 0.8
-    figure = plt.figure(figsize=(12, 1.9 * rows + 2.5), layout="constrained")
+    figure = plt.figure(figsize=(12, 1.75 * rows + 2.1), layout="constrained")
     (halves,) = figure.subfigures(1, 2, wspace=0.06, squeeze=False)
     for half, image, field, origin, name in zip(
         halves, images, (before, after), (range(n), sources), ("before", title), strict=True
     ):
         half.suptitle(name)
-        top, bottom = half.subfigures(2, 1, height_ratios=(1.5, rows * 1.45))
+        top, bottom = half.subfigures(2, 1, height_ratios=(2.1, 1.75 * rows))
         ax = top.subplots()
         tissue(ax, image)
         ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
@@ -144,8 +144,8 @@ def maps_in_a_row(
         row, col = np.asarray(points).T
         for ax in axes[0]:
             x, y = (col + 0.5) * size, (height - row - 0.5) * size
-            ax.plot(x, y, "+", color="black", mew=2.6, ms=9)
-            ax.plot(x, y, "+", color=palette["yellow"], mew=1.2, ms=8)
+            ax.plot(x, y, "o", color="black", markerfacecolor="none", mew=3, ms=10)
+            ax.plot(x, y, "o", color=palette["yellow"], markerfacecolor="none", mew=1.4, ms=10)
             ax.set(xlim=(0, width * size), ylim=(0, height * size))
     return figure
 
