@@ -130,7 +130,10 @@ def make_(
     ] = "slides",
     root: Root = None,
 ) -> None:
-    """Write a data set (rendered slides by default) to disk as pictures and a table, readable anywhere."""
+    """Write a data set (rendered slides by default) to disk as pictures and a table, readable anywhere.
+
+    A run that was stopped goes on when the same command is given again.
+    """
     from equipath.data import DataError, load, write_folder
 
     try:
@@ -150,6 +153,9 @@ def make_(
     except (DataError, ValueError) as error:
         typer.echo(f"equipath: {error}", err=True)
         raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        typer.echo("equipath: stopped; run the same command again to continue.", err=True)
+        raise typer.Exit(130) from None
 
 
 @data_app.command("slide")

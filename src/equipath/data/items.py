@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
+import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -304,86 +306,168 @@ def png_size(path: Path) -> tuple[int, int]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
+BATCH = 16  # items asked for at once: rendered ones are several times cheaper together
+
+
 def write_folder(
     items: Dataset, folder: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None
 ) -> Path:
     """Write a data set as files: ``images/NAME.png``, ``masks/``, ``instances/`` (16-bit), and ``items.csv``
     with the rest.
 
-    The table is written last and at once, so that a folder with ``items.csv`` is whole. Pixel values are
-    rounded to 8 bits; a mask's IGNORE becomes 255. Read it back with :func:`read_folder`.
+    The table is written last and at once, so that a folder with ``items.csv`` is whole. Until then
+    ``items.jsonl.part`` says what is finished: the same call goes on there, keeps the files that are as they were
+    written and writes the others. Pixel values are rounded to 8 bits; a mask's IGNORE becomes 255. Read it back
+    with :func:`read_folder`.
+
+    Raises:
+        DataError: the folder is whole already, was begun with other items, or cannot be written.
     """
     folder = Path(folder)
     if (folder / "items.csv").exists():
         raise DataError(
             f"{folder} already holds a data set (items.csv); choose another folder, or delete this one."
         )
-    rows: list[dict[str, Any]] = []
     total = len(items)  # type: ignore[arg-type]
-    for position in range(total):
-        item = items[position]
-        stem = item["name"].replace("/", "__")
-        row: dict[str, Any] = {
-            "name": item["name"],
-            "patient": item["patient"],
-            "mpp": item["mpp"],
-            "label": item.get("label", ""),
-        }
-        row["image"] = _write_png(
-            folder / "images" / f"{stem}.png", (item["image"] * 255).round().byte().permute(1, 2, 0).numpy()
-        )
-        if "instances" in item:
-            if int(item["instances"].max()) > 65535:
-                raise DataError(
-                    f"{item['name']} has more than 65535 instances, which a 16-bit picture cannot hold."
-                )
-            row["instances"] = _write_png(
-                folder / "instances" / f"{stem}.png", item["instances"].numpy().astype(np.uint16)
-            )
-        elif "mask" in item:
-            mask = item["mask"]
-            row["mask"] = _write_png(
-                folder / "masks" / f"{stem}.png", torch.where(mask == IGNORE, 255, mask).byte().numpy()
-            )
-        if "context" in item:
-            row["context"] = _write_png(
-                folder / "context" / f"{stem}.png",
-                (item["context"] * 255).round().byte().permute(1, 2, 0).numpy(),
-            )
-            context_mask = item["context_mask"]
-            row["context_mask"] = _write_png(
-                folder / "context_masks" / f"{stem}.png",
-                torch.where(context_mask == IGNORE, 255, context_mask).byte().numpy(),
-            )
-            row["offset_x"], row["offset_y"] = (float(v) for v in item["offset"])
-            row["context_mpp"] = item["context_mpp"]
-        rows.append(
-            {k: v.relative_to(folder).as_posix() if isinstance(v, Path) else v for k, v in row.items()}
-        )
-        if progress:
-            progress(position + 1, total)
-    folder.mkdir(parents=True, exist_ok=True)
     head = {
         "set": getattr(items, "name", ""),
         "task": getattr(items, "task", ""),
         "split": getattr(items, "split", ""),
         "classes": "|".join(getattr(items, "classes", ())),
     }
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    temporary = folder / "items.csv.part"
-    with temporary.open("w", newline="") as file:
-        file.write("# " + ";".join(f"{key}={value}" for key, value in head.items()) + "\n")
-        writer = csv.DictWriter(file, columns)
+    begun = head | {"items": total, "names": _rank("|".join(getattr(items, "names", ())), 0)}
+    journal = folder / "items.jsonl.part"
+    try:
+        rows = _finished(journal, begun)
+        last = max(rows, default=-1)
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(
+            journal, "".join(json.dumps(x) + "\n" for x in (begun, *([k, *rows[k]] for k in sorted(rows))))
+        )
+        with journal.open("a") as notes:
+            for start in range(0, total, BATCH):
+                some = range(start, min(start + BATCH, total))
+                # One finished batch is looked at again: are these the items that the folder was begun with?
+                if last not in some and all(k in rows for k in some):
+                    for k in some if progress else ():
+                        progress(k + 1, total)  # type: ignore[misc]
+                    continue
+                together = getattr(items, "__getitems__", None)
+                found = together(list(some)) if together else map(items.__getitem__, some)
+                for k, item in zip(some, found, strict=True):
+                    row, pictures = _row(item)
+                    if k not in rows:
+                        rows[k] = row, {name: _write_png(folder / name, x) for name, x in pictures.items()}
+                        notes.write(json.dumps([k, *rows[k]]) + "\n")
+                        notes.flush()
+                    elif rows[k][0] != row or any(
+                        not np.array_equal(read_array(folder / name, None), x) for name, x in pictures.items()
+                    ):
+                        raise DataError(
+                            f"{folder} was begun with other settings or another version; delete it, or choose another "
+                            "folder."
+                        )
+                    if progress:
+                        progress(k + 1, total)
+        text = io.StringIO(newline="")
+        text.write("# " + ";".join(f"{key}={value}" for key, value in head.items()) + "\n")
+        table = [rows[k][0] for k in range(total)]
+        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in table for key in row)))
         writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(folder / "items.csv")
+        writer.writerows(table)
+        _replace(folder / "items.csv", text.getvalue())
+        journal.unlink()
+    except OSError as error:
+        raise DataError(
+            f"{folder} could not be written ({error.strerror or error}); make room or choose another folder. The same "
+            "command goes on where it stopped."
+        ) from error
     return folder
 
 
-def _write_png(path: Path, array: np.ndarray) -> Path:
+def _row(item: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """An item's line of the table, and its pictures by their names in the folder."""
+    file = item["name"].replace("/", "__") + ".png"
+    row: dict[str, Any] = {
+        "name": item["name"],
+        "patient": item["patient"],
+        "mpp": repr(float(item["mpp"])),  # text, in which nan equals nan
+        "label": item.get("label", ""),
+    }
+    pictures: dict[str, np.ndarray] = {}
+
+    def add(column: str, place: str, values: np.ndarray) -> None:
+        row[column] = f"{place}/{file}"
+        pictures[row[column]] = values
+
+    def colours(image: torch.Tensor) -> np.ndarray:
+        return (image * 255).round().byte().permute(1, 2, 0).numpy()
+
+    def labels(mask: torch.Tensor) -> np.ndarray:
+        return torch.where(mask == IGNORE, 255, mask).byte().numpy()
+
+    add("image", "images", colours(item["image"]))
+    if "instances" in item:
+        if int(item["instances"].max()) > 65535:
+            raise DataError(
+                f"{item['name']} has more than 65535 instances, which a 16-bit picture cannot hold."
+            )
+        add("instances", "instances", item["instances"].numpy().astype(np.uint16))
+    elif "mask" in item:
+        add("mask", "masks", labels(item["mask"]))
+    if "context" in item:
+        add("context", "context", colours(item["context"]))
+        add("context_mask", "context_masks", labels(item["context_mask"]))
+        row["offset_x"], row["offset_y"] = (float(v) for v in item["offset"])
+        row["context_mpp"] = float(item["context_mpp"])
+    return row, pictures
+
+
+def _finished(journal: Path, begun: dict[str, Any]) -> dict[int, tuple[dict[str, Any], dict[str, str]]]:
+    """What an unfinished folder holds: its lines of the table and the hashes of its files, by position; only
+    those whose files are as they were written.
+    """
+    if not journal.exists():
+        return {}
+    found: dict[int, tuple[dict[str, Any], dict[str, str]]] = {}
+    with journal.open() as file:
+        for number, line in enumerate(file):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break  # the line that was being written
+            if number == 0:
+                if entry != begun:
+                    raise DataError(
+                        f"{journal.parent} was begun with other items ({entry.get('items')} of {entry.get('set')}, "
+                        f"{entry.get('task')}, {entry.get('split')}); delete it, or choose another folder."
+                    )
+                continue
+            k, row, files = entry
+            if all(
+                (journal.parent / name).is_file()
+                and hashlib.sha256((journal.parent / name).read_bytes()).hexdigest() == known
+                for name, known in files.items()
+            ):
+                found[k] = row, files
+    return found
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".new")
+    part.write_text(text, newline="")
+    part.replace(path)
+
+
+def _write_png(path: Path, array: np.ndarray) -> str:
+    """Write a picture, which appears under its name when it is whole, and return its hash."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
-    return path
+    body = io.BytesIO()
+    Image.fromarray(array).save(body, "PNG")
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(body.getvalue())
+    part.replace(path)
+    return hashlib.sha256(body.getvalue()).hexdigest()
 
 
 def read_folder(folder: str | os.PathLike[str], fraction: float = 1.0, seed: int = 0) -> Items:
@@ -392,8 +476,8 @@ def read_folder(folder: str | os.PathLike[str], fraction: float = 1.0, seed: int
     table = folder / "items.csv"
     if not table.exists():
         raise DataError(
-            f"{folder} has no items.csv: it is not a written data set, or writing it was interrupted; write "
-            "it again."
+            f"{folder} has no items.csv: it is not a written data set, or writing it was interrupted; the same "
+            "command that began it goes on."
         )
     with table.open(newline="") as file:
         head = dict(part.split("=", 1) for part in file.readline().removeprefix("# ").strip().split(";"))

@@ -7,6 +7,8 @@ import gzip
 import io
 import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -626,6 +628,110 @@ def test_items_are_written_and_read_back(tmp_path, rng):
     (tmp_path / "mask/items.csv").unlink()
     with pytest.raises(DataError, match=r"no items\.csv"):
         read_folder(tmp_path / "mask")
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def toy(count=40, shade=0, stop=None):
+    """Pictures of noise, 40 of them; reading item ``stop`` is interrupted."""
+
+    def read(i):
+        if i == stop:
+            raise KeyboardInterrupt
+        rng = np.random.default_rng(i + 1000 * shade)
+        return {"image": rng.integers(0, 256, (8, 9, 3), dtype=np.uint8), "mask": rng.integers(0, 3, (8, 9))}
+
+    names = [f"n{i:02d}" for i in range(count)]
+    return Items(
+        name="toy", task="tissue", split="val", classes=("a",), names=names, patients=names, read=read
+    )
+
+
+def test_an_interrupted_folder_goes_on(tmp_path):
+    """What is whole is kept; what is cut, changed or missing is written again; the end is as if never stopped."""
+    write_folder(toy(), tmp_path / "whole")
+    folder = tmp_path / "part"
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(toy(stop=29), folder)
+    with pytest.raises(DataError, match="goes on"):
+        read_folder(folder)
+    times = {p.name: p.stat().st_mtime_ns for p in (folder / "images").iterdir()}
+    assert len(times) == 29
+    body = (folder / "images/n03.png").read_bytes()
+    (folder / "images/n03.png").write_bytes(body[:30])
+    (folder / "masks/n05.png").unlink()
+    with (folder / "items.jsonl.part").open("a") as file:
+        file.write('[29, {"name": "n2')  # the line that was being written
+    read, done = [], []
+    items = toy()
+    once = items._read
+    items._read = lambda i: read.append(i) or once(i)
+    write_folder(items, folder, progress=lambda *a: done.append(a))
+    assert done == [(k, 40) for k in range(1, 41)]
+    assert contents(folder) == contents(tmp_path / "whole")
+    kept = {n for n, when in times.items() if (folder / "images" / n).stat().st_mtime_ns == when}
+    assert kept == set(times) - {"n03.png", "n05.png"}
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(toy(stop=35), tmp_path / "later")
+    read.clear()
+    write_folder(items, tmp_path / "later")
+    assert read == list(range(32, 40))  # whole batches are not made again
+
+
+def test_a_folder_is_not_finished_with_other_items(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(toy(stop=20), tmp_path / "a")
+    before = contents(tmp_path / "a")
+    for other in (toy(count=39), toy(shade=1)):
+        with pytest.raises(DataError, match="begun with other"):
+            write_folder(other, tmp_path / "a")
+    assert contents(tmp_path / "a") == before
+
+
+def test_a_full_disk_keeps_what_is_written(tmp_path, monkeypatch):
+    import equipath.data.items as room
+
+    write, count = room._write_png, []
+
+    def full(path, array):
+        count.append(path)
+        if len(count) == 11:
+            raise OSError(28, "No space left on device")
+        return write(path, array)
+
+    monkeypatch.setattr(room, "_write_png", full)
+    with pytest.raises(DataError, match=r"No space left.*goes on"):
+        write_folder(toy(), tmp_path / "a")
+    assert len(list((tmp_path / "a/images").iterdir())) == 5
+    write_folder(toy(), tmp_path / "a")
+    assert len(count) == 11 + 70
+    assert len(read_folder(tmp_path / "a")) == 40
+
+
+def test_a_killed_process_loses_nothing(tmp_path):
+    """Killed without warning amid writing; the next process finishes, and keeps what was whole."""
+    import subprocess
+    import sys
+    import time
+
+    script = (
+        "import sys, time; sys.path.insert(0, sys.argv[2]); import test_sets as t; items = t.toy(); once = items._read; "
+        "items._read = lambda i: time.sleep(0.02) or once(i); t.write_folder(items, sys.argv[1])"
+    )
+    images = tmp_path / "a/images"
+    command = [sys.executable, "-c", script, str(tmp_path / "a"), str(Path(__file__).parent)]
+    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as writing:
+        while writing.poll() is None and len(list(images.glob("*.png"))) < 18:
+            time.sleep(0.005)
+        writing.kill()
+    assert not (tmp_path / "a/items.csv").exists()
+    times = {p: p.stat().st_mtime_ns for p in images.glob("*.png")}
+    write_folder(toy(), tmp_path / "a")
+    assert sum(p.stat().st_mtime_ns == when for p, when in times.items()) >= 17
+    write_folder(toy(), tmp_path / "whole")
+    assert contents(tmp_path / "a") == contents(tmp_path / "whole")
 
 
 def test_a_set_can_be_sent_to_a_fresh_process(tmp_path):
