@@ -120,18 +120,21 @@ def _border_table():
     points = scattered()[:n, :n]
     t = np.arange(n * fine) / fine
     cell = np.floor(t).astype(np.int64)
-    px, py = [], []
-    for di in (-1, 0, 1):
-        for dj in (-1, 0, 1):
-            p = points[((cell + di) % n)[:, None], ((cell + dj) % n)[None, :]]
-            px.append(p[..., 0] + (cell + di - t)[:, None])
-            py.append(p[..., 1] + (cell + dj - t)[None, :])
-    dx, dy = np.stack(px), np.stack(py)
-    r = dx * dx + dy * dy
-    nearest = r.argmin(0)[None]
-    x0, y0, r0 = (np.take_along_axis(v, nearest, 0) for v in (dx, dy, r))
-    gap = np.sqrt((dx - x0) ** 2 + (dy - y0) ** 2)
-    border = np.where(gap > 0, (r - r0) / (2 * np.maximum(gap, 1e-9)), 9.0).min(0)
+    border = np.empty((n * fine, n * fine))
+    for i in range(n):  # a row of cells at a time: all at once would take 0.65 GB
+        rows = slice(i * fine, (i + 1) * fine)
+        px, py = [], []
+        for di in (-1, 0, 1):
+            for dj in (-1, 0, 1):
+                p = points[(i + di) % n, (cell + dj) % n][None]
+                px.append(p[..., 0] + (i + di - t[rows])[:, None])
+                py.append(np.broadcast_to(p[..., 1] + (cell + dj - t), px[-1].shape))
+        dx, dy = np.stack(px), np.stack(py)
+        r = dx * dx + dy * dy
+        nearest = r.argmin(0)[None]
+        x0, y0, r0 = (np.take_along_axis(v, nearest, 0) for v in (dx, dy, r))
+        gap = np.sqrt((dx - x0) ** 2 + (dy - y0) ** 2)
+        border[rows] = np.where(gap > 0, (r - r0) / (2 * np.maximum(gap, 1e-9)), 9.0).min(0)
     return torch.from_numpy(np.pad(border, (0, 1), mode="wrap").T.astype(np.float32).copy())[None, None]
 
 
