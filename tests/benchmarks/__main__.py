@@ -1,5 +1,6 @@
-"""``python -m tests.benchmarks [--brief] [--threads N] [--only FAMILY …] [--rows PATTERN] [--out build]``: time every
-family."""
+"""``python -m tests.benchmarks [--brief] [--threads N] [--only FAMILY …] [--rows PATTERN] [--out build]
+[--append]``: time every family. ``--append`` keeps the rows of earlier runs and replaces those measured anew, so
+that a table can be made in pieces."""
 
 import argparse
 import importlib
@@ -28,6 +29,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", metavar="FAMILY", help="run bench_FAMILY.py only")
     parser.add_argument("--rows", metavar="PATTERN", help="only rows that have it in 'row | against | shape'")
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder of bench.json and bench.md")
+    parser.add_argument(
+        "--append", action="store_true", help="keep the rows of earlier runs that are not run now"
+    )
     options = parser.parse_args()
     if any(os.environ.get(name) != value for name, value in SETTINGS.items()):
         # Read by the C library when a process starts: so start again.
@@ -51,6 +55,7 @@ def main() -> None:
         runs.append((torch.device("cuda"), cores))
     harness.wanted = re.compile(options.rows) if options.rows else None
     rows: list[harness.Row] = []
+    kept = harness.read(options.out) if options.append else []
     for device, threads in runs:
         torch.set_num_threads(threads)
         for family in families:
@@ -64,8 +69,9 @@ def main() -> None:
                     f" = {row.ratio:.2f} (goal {row.goal:.2f}) | {row.chosen}, best {row.best}",
                     flush=True,
                 )
-                harness.write(rows, options.out)  # a run that is stopped keeps what it measured
-    print("\n" + harness.table(rows))
+                # at each row: a run that is stopped keeps what it measured
+                harness.write(harness.merge(kept, rows), options.out)
+    print("\n" + harness.table(harness.merge(kept, rows)))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,9 @@ class Row:
         ours_mb, theirs_mb: peak of the memory that a step takes beyond its inputs, in 2²⁰ bytes.
         memory: whether ours is no more (to half a megabyte or 5%), or at most twice for at least twice the speed.
         agree: the largest difference of the outputs, relative to the largest output.
+        when, load: the hour at which it was timed, and how many processes wanted a core then (on average over a
+            minute): times of a crowded machine vary, ratios less.
+        note: what there is to say of a goal.
     """
 
     row: str
@@ -62,6 +65,14 @@ class Row:
     theirs_mb: float
     memory: bool
     agree: float
+    when: str = ""
+    load: float = 0.0
+    note: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What two rows of the same comparison share."""
+        return self.row, self.against, self.shape, self.device
 
 
 def _sync(device: torch.device) -> None:
@@ -156,6 +167,7 @@ def compare(
     tolerance: float = 1e-4,
     rounds: int = 25,
     seconds: float = 8.0,
+    note: str = "",
 ) -> Row | None:
     """One row: every evaluation of ours and the peer, in turn. None for a row that was not asked for.
 
@@ -202,6 +214,9 @@ def compare(
         theirs_mb=round(theirs_mb, 1),
         memory=no_more or (ours_mb <= 2 * theirs_mb and ratio <= 0.5),
         agree=agree,
+        when=time.strftime("%Y-%m-%d %H:%M"),
+        load=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else 0.0,
+        note=note,
     )
 
 
@@ -210,16 +225,16 @@ def table(rows: list[Row]) -> str:
     head = (
         "| what | against | shape | device | ours ms | theirs ms | ratio | goal | met | chosen | best | "
         "chosen/best "
-        "| MB ours | MB theirs | memory |"
+        "| MB ours | MB theirs | memory | when | load |"
     )
-    lines = [head, "|" + "---|" * 15]
+    lines = [head, "|" + "---|" * 17]
     for r in rows:
         lines.append(
             f"| {r.row} | {r.against} | {r.shape} | {r.device} | {r.ours_ms:.2f} | {r.theirs_ms:.2f} | "
             f"{r.ratio:.2f} "
             f"| ≤ {r.goal:.2f} | {'yes' if r.met else '**no**'} | {r.chosen} | {r.best} | {r.within:.2f} "
             f"| {r.ours_mb:.0f} | {r.theirs_mb:.0f} "
-            f"| {'yes' if r.memory else '**no**'} |"
+            f"| {'yes' if r.memory else '**no**'} | {r.when} | {r.load:.1f} |"
         )
     met, near = sum(r.met for r in rows), sum(r.within <= 1.2 for r in rows)
     lines.append(
@@ -228,7 +243,25 @@ def table(rows: list[Row]) -> str:
         f"torch {torch.__version__}; largest resident size of the process "
         f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MB."
     )
+    notes: dict[str, list[str]] = {}
+    for r in rows:
+        if r.note:
+            notes.setdefault(r.note, []).append(f"{r.row} beside {r.against}, {r.shape}")
+    lines += [f"\n* {'; '.join(dict.fromkeys(names))}: {note}" for note, names in notes.items()]
     return "\n".join(lines) + "\n"
+
+
+def merge(old: list[Row], new: list[Row]) -> list[Row]:
+    """Every row of both; a comparison measured again replaces the old row where that stood."""
+    rows = {r.key: r for r in old}
+    rows.update((r.key, r) for r in new)
+    return list(rows.values())
+
+
+def read(folder: Path) -> list[Row]:
+    """The rows of ``bench.json`` in ``folder``; none if there is no such file."""
+    file = folder / "bench.json"
+    return [Row(**row) for row in json.loads(file.read_text())] if file.exists() else []
 
 
 def write(rows: list[Row], folder: Path) -> None:

@@ -27,8 +27,9 @@ def row(**kw):
         "goal": 1e9,
         "rounds": 3,
         "seconds": 0.1,
+        "shape": "tiny",
     }
-    return harness.compare("layer", "peer", "tiny", **{**given, **kw})
+    return harness.compare("layer", "peer", **{**given, **kw})
 
 
 def test_a_row_holds_what_the_table_needs(tmp_path):
@@ -42,6 +43,19 @@ def test_a_row_holds_what_the_table_needs(tmp_path):
     told = {"row", "against", "shape", "device", "goal", "met", "chosen", "best"}
     assert told | {"ours_ms", "theirs_ms", "ratio"} <= set(saved)
     assert "| layer | peer | tiny | cpu" in (tmp_path / "new folder" / "bench.md").read_text()
+
+
+def test_a_table_can_be_made_in_pieces(tmp_path):
+    first, second = row(), row(shape="large", note="large is hard")
+    harness.write([first, second], tmp_path)
+    again = row(goal=0.0)
+    merged = harness.merge(harness.read(tmp_path), [again])
+    assert merged == [again, second]
+    assert harness.merge([], [first]) == [first]
+    assert harness.read(tmp_path / "nowhere") == []
+    assert "layer beside peer, large: large is hard" in harness.table(merged)
+    assert first.when
+    assert first.load >= 0
 
 
 def test_an_unmet_goal_is_said():
