@@ -6,7 +6,7 @@ lesions, here on vector slides. BreakHis: a field is as malignant as the most su
 
 Choices of ours: intervals by bootstrap over patients, where they are known; in size ``small`` networks with a
 quarter of the paper's growth, short training with one cycle of the learning rate, and smaller fractions, because
-a short training sees little more than 1000 patches; rotated public patches get their corners by mirroring the
+a short training sees no more than 3200 patches; rotated public patches get their corners by mirroring the
 patch at its edges, while slides are rendered again; breast slides stand in for BreakHis where it is not at hand.
 """
 
@@ -46,8 +46,9 @@ NAME = "pcam"
 TITLE = "P4M-DenseNet: tumour in patches and on slides"
 ARMS = ("P4M-DenseNet", "P4M-DenseNet M", "P4-DenseNet", "DenseNet+", "DenseNet+ M", "DenseNet")
 """The rows of the paper's table 1; + is trained on roto-reflected patches, M has the planar maps of the other kind."""
-COMPARED = ("P4M-DenseNet", "DenseNet+")
+COMPARED = ("P4M-DenseNet", "DenseNet+", "DenseNet")
 """Trained on every fraction, the others on all patches only."""
+COLOURS = ("#0072B2", "#D55E00", "#767676")
 DATA = ("slides", "pcam", "breakhis")
 SIDE = 96
 MPP = 0.972  # PCam's microns per pixel
@@ -99,7 +100,7 @@ class Settings:
 
 SMALL = Settings(
     growths=(2, 1, 3, 6, 16, 6), fractions=(1.0, 1 / 4, 1 / 16, 1 / 64), patients=24, per_patient=16,
-    validation=96, test=500, epochs=3, batches=16, batch=16, lr=0.01, schedule="onecycle", turned=8, fields=16,
+    validation=200, test=1500, epochs=5, batches=40, batch=16, lr=0.005, schedule="onecycle", turned=8, fields=16,
     crops=16, regions=8, region=480,
 )  # fmt: skip
 SETTINGS = {"small": SMALL, "paper": Settings()}
@@ -346,6 +347,7 @@ def run(
     *,
     root: str | Path | None = None,
     arms: Sequence[str] = ARMS,
+    fractions: Sequence[float] | None = None,
     settings: Settings | None = None,
     results: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -358,6 +360,7 @@ def run(
         folder: checkpoints of the training, one folder an arm and fraction: a run that was stopped goes on there.
         root: folder of the data sets.
         arms: some of ``ARMS``.
+        fractions: of PCam's training patches, some of those of the settings; all by default.
         settings: in place of those of ``size``.
         results: where the JSONs go; `book/results` by default.
 
@@ -375,7 +378,7 @@ def run(
     validation = patches(source, "val", settings, root=root)[:2]
     measures = _measures(data, settings, root)
     out = {}
-    for fraction in settings.fractions if data == "pcam" else (1.0,):
+    for fraction in (fractions or settings.fractions) if data == "pcam" else (1.0,):
         train = patches(source, "train", settings, fraction, seed, root)[:2]
         for arm in [arm for arm in arms if fraction == 1 or arm in COMPARED]:
             start = time.perf_counter()
@@ -492,13 +495,17 @@ def _fractions(
     shares = sorted({fraction for arm, fraction in by if arm in COMPARED}, reverse=True)
     known = [next(by[(arm, share)] for arm in COMPARED if (arm, share) in by) for share in shares]
     counts = [runs[0]["config"]["patches"] for runs in known]
-    rows = []
+    rows, said = [], []
     figure = Figure(figsize=(8, 3.3), layout="constrained")
     panels = figure.subplots(1, 2)
-    for arm, colour, mark in zip(COMPARED, ("#0072B2", "#D55E00"), "Do", strict=True):
+    for arm, colour, mark in zip(COMPARED, COLOURS, "Dos", strict=True):
         some = [by.get((arm, share), []) for share in shares]
+        if not any(some):
+            continue
         rows += [[f"{arm}, AUC", *(cell(few, "auc", 1, 100) for few in some)]]
         rows += [[f"{arm}, NLL", *(cell(few, "nll") for few in some)]]
+        areas = [100 * np.mean([run["metrics"]["auc"] for run in few]) for few in some if few]
+        said.append(f"{arm} {', '.join(f'{area:.0f}' for area in areas)}")
         for axes, metric, label in zip(panels, ("auc", "nll"), ("AUC", "NLL"), strict=True):
             values = [[run["metrics"][metric] for run in few] for few in some]
             axes.plot(counts, [np.mean(v) if v else np.nan for v in values], color=colour, label=arm)
@@ -515,7 +522,9 @@ def _fractions(
             f"The same test after training on fewer patches ({on}); AUC in percent.",
         ),
         Picture(
-            f"{data}-{size}", figure, "AUC and NLL against the number of training patches, one line a network.",
+            f"{data}-{size}", figure,
+            f"AUC and NLL against the number of training patches. AUC in percent from {counts[0]} patches downwards: "
+            f"{'; '.join(said)}.",
             f"AUC and NLL by the number of training patches ({on}); dots are single seeds, lines their means.",
         ),
     ]  # fmt: skip
