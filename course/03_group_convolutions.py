@@ -1131,7 +1131,7 @@ step = use(group_convolutions.DENSE_STEP, dense_step)
 
 def weights_of(*shape):
     """Uniform, at the scale that torch uses for a convolution with so many inputs."""
-    bound = shape[1:].numel() ** -0.5 if isinstance(shape, torch.Size) else torch.Size(shape[1:]).numel() ** -0.5
+    bound = torch.Size(shape[1:]).numel() ** -0.5
     return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
 
 
@@ -1458,10 +1458,10 @@ print(f"{'std over patches':20} " + " ".join(f"{value:14.1e}" for value in sprea
 # Two questions that no function can check. They are read by a person. Three to six sentences each.
 #
 # **Question A (3 points).** A colleague has built a P4M U-Net: every convolution is a group convolution, batch
-# norm normalises each of the 8 · C maps on its own, and it pools four times with windows of 3, stride 2, padding
-# 1. Her test turns a whole batch of pictures of 321 pixels, in training mode, and finds an error of $10^{-6}$. In
-# the hospital, on tiles of 320 pixels, the answers flicker. Name the two causes, say for each why her test did
-# not see it, and how to test for it.
+# norm normalises each of the 8 · C maps on its own, and it pools four times with windows of 3, stride 2 and one
+# pixel of padding. Her test turns a whole batch of pictures of 321 pixels, in training mode, and finds an error
+# of $10^{-6}$. In the hospital, on tiles of 320 pixels, the answers flicker. Name the two causes, say for each why
+# her test did not see it, and how to test for it.
 
 # %% [markdown] nbgrader={"grade_id": "question-flicker", "grade": true, "solution": true, "points": 3}
 # ### BEGIN SOLUTION
