@@ -1,25 +1,33 @@
 """The `coursekit` command as it is typed: what it prints, and how it fails."""
 
+import contextlib
+import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from coursekit.cli import main
 
 COURSE = Path(__file__).parent / "small_course" / "course"
 
 
-def coursekit(*arguments, cwd=None, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", "from coursekit.cli import main; main()", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "200", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def coursekit(*arguments):
+    """The command with these arguments, in this process: starting another one costs more than most commands do."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setenv("COLUMNS", "200")
+        patch.setattr(sys, "argv", ["coursekit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return SimpleNamespace(returncode=ended.value.code or 0, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def test_help_names_every_command_and_imports_nothing_heavy():
@@ -80,8 +88,13 @@ def test_a_malformed_lesson_is_named_with_file_and_line(tmp_path):
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    for arguments in (("build", "--out", blocked), ("lab-copy", "--work", blocked)):
-        ran = coursekit(*arguments, "--course", COURSE)
+    # The second as it is typed, in a process of its own: what is printed there is all that a user sees.
+    typed = [sys.executable, "-c", "from coursekit.cli import main; main()"]
+    typed += ["lab-copy", "--work", str(blocked), "--course", str(COURSE)]
+    for ran in (
+        coursekit("build", "--out", blocked, "--course", COURSE),
+        subprocess.run(typed, capture_output=True, text=True, check=False),
+    ):
         assert ran.returncode == 1
         assert str(blocked) in ran.stderr
         assert "Traceback" not in ran.stderr
