@@ -120,8 +120,13 @@ class _ResNet18(nn.Module):
         return x
 
     def _summary(self, equivariant_to: str) -> Summary:
+        field, step = self.stem_kernel_size, 1
+        for stage, side in enumerate(self.kernel_sizes):
+            if stage:  # the 2x2 average pool
+                field, step = field + step, 2 * step
+            field += 4 * (side - 1) * step
         return Summary(
-            type(self).__name__, count_parameters(self), None, self.sizes, self.output_field, equivariant_to
+            type(self).__name__, count_parameters(self), field, self.sizes, self.output_field, equivariant_to
         )
 
 

@@ -14,7 +14,7 @@ class Summary:
     Attributes:
         parameters: trainable numbers.
         receptive_field: the side, in input pixels, of the square that can influence one output pixel; for a
-            network with a global answer, the whole picture (None).
+            network with one answer a picture, one pixel of the last maps before they are pooled.
         sizes: valid heights and widths.
         output_field: how the output moves when the input moves ("planar", "invariant", …).
         equivariant_to: the symmetries that are exact by construction.
@@ -22,18 +22,17 @@ class Summary:
 
     name: str
     parameters: int
-    receptive_field: int | None
+    receptive_field: int
     sizes: SizeContract
     output_field: str
     equivariant_to: str
 
     def __str__(self) -> str:
-        field = "the whole picture" if self.receptive_field is None else f"{self.receptive_field} pixels"
         return "\n".join(
             [
                 self.name,
                 f"  parameters       {self.parameters:,}",
-                f"  receptive field  {field}",
+                f"  receptive field  {self.receptive_field} pixels",
                 f"  picture sizes    {self.sizes}",
                 f"  output           {self.output_field} field",
                 f"  equivariant to   {self.equivariant_to}",

@@ -87,6 +87,20 @@ def test_published_size():
     assert ResNet18(width=64).summary().parameters > 11_000_000
 
 
+@pytest.mark.parametrize("kind", [ResNet18, SREResNet18])
+def test_receptive_field_is_what_gradients_reach_before_pooling(kind):
+    net = kind(1, 2, width=1, stem_kernel_size=3, kernel_sizes=(5, 3, 1, 3)).double().eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.fill_(1e-3)  # nothing cancels, no ReLU shuts
+    x = torch.ones(1, 1, 128, 128, dtype=torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad(net.features(x)[0, 0, 8, 8], x)
+    rows, columns = torch.nonzero(grad[0, 0], as_tuple=True)
+    field = net.summary().receptive_field
+    assert int(rows.max() - rows.min()) + 1 == int(columns.max() - columns.min()) + 1 == field
+    assert f"{field} pixels" in str(net.summary())
+
+
 def test_sizes_are_enforced_or_padded_on_request():
     x = torch.randn(1, 3, 30, 24)
     with pytest.raises(ValueError, match="30 x 24"):
