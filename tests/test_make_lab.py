@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -79,8 +80,15 @@ class Lab:
         self.port, token = int(found[1]), found[2]
         url = f"http://127.0.0.1:{self.port}{path}"
         request = urllib.request.Request(url, headers={"Authorization": f"token {token}"})
-        with urllib.request.urlopen(request, timeout=300) as answer:  # it listens before it says so
-            return answer.read()
+        for _ in range(600):
+            try:
+                with urllib.request.urlopen(request, timeout=300) as answer:
+                    return answer.read()
+            except urllib.error.URLError as error:  # it may print its address a moment before it listens
+                if not isinstance(error.reason, ConnectionRefusedError) or self.process.poll() is not None:
+                    raise AssertionError(self.said) from error
+                time.sleep(0.1)
+        raise AssertionError(f"{url} answers nobody:\n{self.said}")
 
     def servers(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
