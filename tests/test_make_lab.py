@@ -146,7 +146,7 @@ def test_the_first_lesson_is_served_and_ctrl_c_ends_it(start):
     assert not any(server.is_running() for server in servers)
 
 
-def test_a_busy_port_is_said_and_the_next_one_taken(start):
+def test_a_busy_port_is_said_the_next_one_taken_and_a_stop_from_outside_leaves_no_server(start):
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
@@ -155,11 +155,6 @@ def test_a_busy_port_is_said_and_the_next_one_taken(start):
         assert json.loads(lab.get("/api/contents/01_symmetry.ipynb"))["name"] == "01_symmetry.ipynb"
     assert lab.port != port
     assert f"The port {port} is already in use, trying another port" in " ".join(lab.said.split())
-
-
-def test_a_stop_from_outside_leaves_no_server(start):
-    lab = start("--port", str(free_port()))
-    lab.get("/api/status")
     servers = lab.servers()
     assert servers
     lab.process.send_signal(signal.SIGTERM)
