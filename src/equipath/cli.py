@@ -134,15 +134,21 @@ def make_(
 
     A run that was stopped goes on when the same command is given again.
     """
-    from equipath.data import DataError, load, write_folder
+    from equipath.data import DataError, load, read_folder, write_folder
 
     try:
         for split in splits or ["train", "val", "test"]:
+            items: Any = load(source, task, split, fraction, seed, root)
+            total = len(items)
             if (folder / split / "items.csv").exists():
+                there = read_folder(folder / split)
+                if (there.name, there.task, there.names) != (items.name, items.task, items.names):
+                    raise DataError(
+                        f"{folder / split} holds {len(there)} other items ({there.name}, {there.task}); choose another "
+                        "folder, or delete this one."
+                    )
                 typer.echo(f"{folder / split}: already there; delete it to write it anew")
                 continue
-            items = load(source, task, split, fraction, seed, root)
-            total = len(items)  # type: ignore[arg-type]
             with typer.progressbar(length=total, label=split) as bar:
 
                 def step(_done: int, _total: int, bar: Any = bar) -> None:

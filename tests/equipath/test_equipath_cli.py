@@ -102,6 +102,10 @@ def test_make_writes_what_can_be_read_again(run, tnbc, tmp_path):
     assert len(items) == 5
     assert items.task == "nuclei"
     assert "already there" in run("make", "nuclei", str(out), "--from", "tnbc", "--split", "train").output
+    for other in (("tumour",), ("nuclei", "--from", "tnbc", "--fraction", "0.5")):
+        result = run("make", *other, str(out), "--split", "train")
+        assert result.exit_code == 1
+        assert "holds 5 other items (tnbc, nuclei)" in result.output
     result = run("make", "cores", str(tmp_path / "other"), "--from", "tnbc")
     assert result.exit_code == 1
     assert "got task='cores'" in result.output

@@ -7,6 +7,7 @@ an experiment changes its data by changing a word. :data:`SOURCES` says what is 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,29 @@ SOURCES: dict[str, Source] = {m.SOURCE.name: m.SOURCE for m in _MODULES}
 """What is known of each public set before it is fetched."""
 
 
+def _check_options(name: str, task: str | None, options: dict[str, Any]) -> None:
+    """Raise TypeError for an option that the set does not have, with those that it has."""
+    functions: list[Callable[..., Any]] = [READERS[name]]
+    if name == "slides":
+        from equipath.data.slides import TASKS
+
+        if (task or "tumour") not in TASKS:
+            return  # the reader says so
+        functions += [vars(cls)["__init__"] for cls in TASKS[task or "tumour"].__mro__[:2]]
+    elif name == "pcam":
+        if options.get("variant") != "segmentation":
+            return  # the reader says which options belong to which variant
+        functions.append(camelyon16.read)
+    known = {
+        key: None
+        for function in functions
+        for key, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and (name, key) not in (("pcam", "size"), ("pcam", "mpp"))
+    }
+    if unknown := [key for key in options if key not in known]:
+        raise TypeError(f"{name} does not know {', '.join(unknown)}; its options are {', '.join(known)}.")
+
+
 def load(
     name: str,
     task: str | None = None,
@@ -95,10 +119,12 @@ def load(
 
     Raises:
         ValueError: an unknown name, task, split or fraction.
+        TypeError: an option that the set does not have.
         DataError: the set is not there, or damaged; the message says what to run.
     """
     if name not in READERS:
         raise ValueError(f"got the data set {name!r}; known are {', '.join(READERS)}.")
+    _check_options(name, task, options)
     items = READERS[name](task, split, fraction, seed, root, **options)
     if isinstance(items, Items):
         items.recipe = load, (name, task, split, fraction, seed, root), options

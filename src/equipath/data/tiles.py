@@ -29,8 +29,8 @@ def starts(length: int, tile: int, stride: int, align: int = 1) -> list[int]:
         align: windows start at multiples of this (the total stride of a network that pools).
     """
     for what, value in (("length", length), ("tile", tile), ("stride", stride), ("align", align)):
-        if value < 1:
-            raise ValueError(f"got {what}={value}; it must be at least 1.")
+        if value < 1 or value != int(value):
+            raise ValueError(f"got {what}={value}; it must be a whole number of at least 1.")
     if stride > tile:
         raise ValueError(
             f"got stride={stride} for windows of {tile}: pixels between the windows would be left out; use "

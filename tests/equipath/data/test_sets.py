@@ -575,6 +575,12 @@ def test_unknown_names_are_said(tmp_path):
         data.load("tnbc", split="dev", root=tmp_path)
     with pytest.raises(ValueError, match="task='cores'"):
         data.load("tnbc", "cores", root=tmp_path)
+    with pytest.raises(TypeError, match="tnbc does not know rows; its options are tile, stride, by"):
+        data.load("tnbc", rows=3, root=tmp_path)
+    with pytest.raises(TypeError, match=r"slides does not know rows; .*size, mpp.*stain"):
+        data.load("slides", "cores", rows=3)
+    with pytest.raises(TypeError, match=r"pcam does not know rows, size; its options are variant"):
+        data.load("pcam", variant="segmentation", rows=3, size=5, root=tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(data.SOURCES))
