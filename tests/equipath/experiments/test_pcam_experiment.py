@@ -132,6 +132,25 @@ def test_wrong_words_are_refused():
             run(**options)
 
 
+def test_fractions_are_for_the_networks_that_are_compared(tmp_path, monkeypatch):
+    asked = []
+
+    def some(data, split, settings, fraction=1.0, seed=0, root=None):
+        asked.append((split, fraction))
+        return (pictures(4) * 255).byte(), torch.tensor([0, 1, 0, 1]), list("abcd")
+
+    monkeypatch.setattr("equipath.experiments.pcam.patches", some)
+    monkeypatch.setattr(
+        "equipath.experiments.pcam._measures", lambda *_: [lambda net: {"auc": 0.5, "nll": 0.7}]
+    )
+    arms = ("P4-DenseNet", "DenseNet")
+    found = run("pcam", arms=arms, fractions=(0.5,), progress=False, settings=TINY, results=tmp_path)
+    assert list(found) == ["DenseNet, 50 %"]
+    assert asked == [("val", 1.0), ("train", 0.5)]
+    runs = results.load("pcam", folder=tmp_path)
+    assert {r["config"]["fraction"] for r in runs} == {0.5}
+
+
 @pytest.mark.slow
 def test_a_run_is_saved_reported_and_repeated(tmp_path):
     options = dict(folder=tmp_path / "ck", progress=False, settings=TINY, results=tmp_path)
