@@ -24,6 +24,8 @@ from equipath.kernels.regular import regular_taps, tap_table
 # Gathered rows of one block: small enough to stay in cache between gather, transform and product, large enough
 # that two cores seldom wait for each other.
 BLOCK_BYTES = 4 << 20
+# Of few fields, pixels of one block that make its products efficient; more would only take memory.
+BLOCK_PLACES = 96
 
 
 @lru_cache(maxsize=16)
@@ -109,12 +111,12 @@ def _rows_last(x: Tensor, padding: int) -> Tensor:
 
 
 def _blocks(images: int, rows: int, columns: int, bytes_per_place: int) -> list[tuple[int, int, int, int]]:
-    """(first image, images, first row, rows) of blocks of whole images, or of rows of one image."""
-    places = max(1, BLOCK_BYTES // bytes_per_place)
+    """(first image, images, first row, rows) of blocks of whole images, or of rows of one image, about equal."""
+    places = max(1, min(BLOCK_PLACES, BLOCK_BYTES // bytes_per_place))
     if places >= rows * columns:
         step = places // (rows * columns)
         return [(b, min(step, images - b), 0, rows) for b in range(0, images, step)]
-    step = max(1, places // columns)
+    step = -(-rows // -(-rows * columns // places))
     return [(b, 1, y, min(step, rows - y)) for b in range(images) for y in range(0, rows, step)]
 
 
@@ -160,17 +162,12 @@ def _multiply(signal: Tensor, ones: Tensor, pair: Tensor, rows: int) -> Tensor:
     return out
 
 
-def _convolve(plan: _Plan, filters: tuple[Tensor, Tensor], channels: int) -> Tensor:
-    """(B, H, W, G, channels) from a gathered field and transformed filters."""
-    b, _, _, g, _ = plan.padded.shape
-    rows = fourier_matrices(plan.group)[3]
-    out = plan.padded.new_empty(b, plan.height, plan.width, g, channels)
-    for block in plan.blocks:
-        first, images, y, height = block
-        product = _multiply(plan.block(*block), *filters, rows)
-        place = torch.mm(plan.signal.t(), product.view(g, -1)).view(g, images, height, plan.width, channels)
-        out[first : first + images, y : y + height] = place.permute(1, 2, 3, 0, 4)
-    return out
+def _place(product: Tensor, plan: _Plan, block: tuple[int, int, int, int], out: Tensor) -> None:
+    """Bring one block's products (G irrep entries, places, C) back from the transform, into (B, C, G, H, W)."""
+    first, images, y, rows = block
+    g = len(plan.signal)
+    back = torch.mm(plan.signal.t(), product.view(g, -1)).view(g, images, rows, plan.width, -1)
+    out[first : first + images, :, :, y : y + rows] = back.permute(1, 4, 0, 2, 3)
 
 
 def _weight_gradient(
@@ -211,25 +208,19 @@ class _FourierConv(torch.autograd.Function):
         o, i, g, k, _ = weight.shape
         plan = _Plan(_rows_last(grads[0], dilation * (k - 1) - padding), group, k, dilation, True)
         _, kernel, ones, rows = fourier_matrices(group)
-        grad_x = grad_weight = None
+        grad_weight = None
         filters = filter_transform(_backward_filters(weight, group), group) if wanted[0] else None
-        height, width = x.shape[-2:]
-        moved = _rows_last(x, 0) if wanted[1] else None
-        out = x.new_empty(x.shape[0], height, width, g, i) if wanted[0] else None
+        grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if wanted[0] else None
         total = (x.new_zeros(ones, k * k * o, i), x.new_zeros(2, k * k * o, 2 * i))
         for block in plan.blocks:  # each gathered block serves both gradients
             first, images, top, lines = block
             signal = plan.block(*block)
-            if filters is not None and out is not None:
-                product = torch.mm(plan.signal.t(), _multiply(signal, *filters, rows).view(g, -1))
-                place = product.view(g, images, lines, width, i)
-                out[first : first + images, top : top + lines] = place.permute(1, 2, 3, 0, 4)
-            if moved is not None:
-                piece = moved[first : first + images, top : top + lines].reshape(-1, g, i).transpose(0, 1)
+            if filters is not None and grad_x is not None:
+                _place(_multiply(signal, *filters, rows), plan, block, grad_x)
+            if wanted[1]:
+                piece = x[first : first + images, :, :, top : top + lines].permute(2, 0, 3, 4, 1)
                 field = torch.mm(plan.signal, piece.reshape(g, -1)).view(g, -1, i)
                 _weight_gradient(signal, field, ones, rows, total)
-        if out is not None:
-            grad_x = out.permute(0, 4, 3, 1, 2).contiguous()
         if wanted[1]:
             pair = total[1].view(2, k * k * o, 2, i).transpose(1, 2).reshape(4, -1)
             every = torch.cat([total[0].view(ones, -1), pair])
@@ -244,9 +235,12 @@ def convolve_transformed(
     x: Tensor, filters: tuple[Tensor, Tensor], group: Group, kernel_size: int, padding: int, dilation: int = 1
 ) -> Tensor:
     """The convolution with filters already transformed (they can be kept for inference). No gradients."""
-    channels = filters[0].shape[-1]
     plan = _Plan(_rows_last(x, padding), group, kernel_size, dilation, False)
-    return _convolve(plan, filters, channels).permute(0, 4, 3, 1, 2).contiguous()
+    out = x.new_empty(x.shape[0], filters[0].shape[-1], group.order, plan.height, plan.width)
+    rows = fourier_matrices(group)[3]
+    for block in plan.blocks:
+        _place(_multiply(plan.block(*block), *filters, rows), plan, block, out)
+    return out
 
 
 def transformed(weight: Tensor, group: Group) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,6 @@ those of ``copy_tables``, for callers that keep them on the weight's device.
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from equipath.groups import Group
@@ -32,9 +31,9 @@ def regular_table(group: Group, kernel_size: int) -> Tensor:
 
 Tables = tuple[Tensor, Tensor]
 
-# Multiply-adds up to which a product with a matrix of zeros and ones copies faster than a gather with a gradient
-# of its own: for layers of a few fields, starting the calls is what costs.
-SMALL = 2_000_000
+# Taps up to which one table from parameters to taps, as they lie in the end, is fastest: for layers of a few
+# fields, starting the calls is what costs. Beyond, torch's scatter of the gradient is slow.
+SMALL = 160_000
 
 
 @lru_cache(maxsize=256)
@@ -45,13 +44,6 @@ def copy_tables(group: Group, kernel_size: int, planes: int) -> Tables:
     flat = table.reshape(group.order, -1)
     back = flat.argsort(1) + torch.arange(group.order)[:, None] * flat.shape[1]
     return flat.flatten(), back.flatten()
-
-
-@lru_cache(maxsize=64)
-def _selection(group: Group, kernel_size: int, planes: int, dtype: torch.dtype) -> Tensor:
-    """(planes · k², G · planes · k²): one 1 in each column, at the parameter that ``copy_tables`` has there."""
-    table, _ = copy_tables(group, kernel_size, planes)
-    return F.one_hot(table, planes * kernel_size**2).t().to(dtype).contiguous()
 
 
 class _Copy(torch.autograd.Function):
@@ -92,23 +84,38 @@ class _Sum(torch.autograd.Function):
         return _Copy.apply(grads[0], table, back), None, None, None
 
 
-def _multiplies(weight: Tensor) -> bool:
-    """Whether a matrix product with zeros and ones gives the very numbers (not in low precision, not TF32)."""
-    exact = weight.is_cpu and weight.dtype in (torch.float32, torch.float64)
-    return exact and not torch.is_autocast_enabled("cpu")
+@lru_cache(maxsize=64)
+def _places(group: Group, kernel_size: int, planes: int, first: int, second: int, outward: bool) -> Tensor:
+    """Which parameter each tap is, for filters (first, second, planes, k, k); flat."""
+    table, _ = copy_tables(group, kernel_size, planes)
+    numbers = torch.arange(first * second * planes * kernel_size**2).view(first * second, -1)
+    return _arranged(numbers[:, table], group, kernel_size, first, second, outward).flatten()
 
 
-def _copies(weight: Tensor, group: Group, kernel_size: int, planes: int, tables: Tables | None) -> Tensor:
-    """(A, B, planes · k²) parameters -> (A, B, G, planes, k²)."""
-    table, back = copy_tables(group, kernel_size, planes) if tables is None else tables
-    flat = weight.reshape(-1, planes * kernel_size**2)
-    if torch.compiler.is_compiling():  # a compiler writes its own gradient of the plain gather
-        copies = flat.index_select(1, table)
-    elif flat.shape[0] * flat.shape[1] ** 2 * group.order <= SMALL and _multiplies(weight):
-        copies = flat @ _selection(group, kernel_size, planes, weight.dtype)
-    else:
-        copies = _Copy.apply(flat, table.to(weight.device), back.to(weight.device))
-    return copies.reshape(*weight.shape[:2], group.order, planes, kernel_size**2)
+def _arranged(copies: Tensor, group: Group, k: int, first: int, second: int, outward: bool) -> Tensor:
+    """(A · B, G · planes · k²) copies as taps (A G, B planes, k, k), or (A, B G planes, k, k) if not outward."""
+    copies = copies.reshape(first, second, group.order, -1, k * k)
+    if not outward:
+        return copies.reshape(first, -1, k, k)
+    return copies.movedim(2, 1).reshape(first * group.order, -1, k, k)
+
+
+def _copies(weight: Tensor, group: Group, planes: int, outward: bool, tables: Tables | None) -> Tensor:
+    """The taps of filters (A, B, k, k) or (A, B, planes, k, k)."""
+    first, second, k = weight.shape[0], weight.shape[1], weight.shape[-1]
+    compiling = torch.compiler.is_compiling()
+    if weight.is_cpu and weight.numel() * group.order <= SMALL and not compiling:
+        index = _places(group, k, planes, first, second, outward)
+        taps = weight.reshape(-1).index_select(0, index)
+        if outward:
+            return taps.view(first * group.order, second * planes, k, k)
+        return taps.view(first, second * group.order * planes, k, k)
+    table, back = copy_tables(group, k, planes) if tables is None else tables
+    flat = weight.reshape(-1, planes * k * k)
+    if compiling:  # a compiler writes its own gradient of the plain gather
+        return _arranged(flat.index_select(1, table), group, k, first, second, outward)
+    copies = _Copy.apply(flat, table.to(weight.device), back.to(weight.device))
+    return _arranged(copies, group, k, first, second, outward)
 
 
 def _check(weight: Tensor, dims: int, wanted: str) -> None:
@@ -120,8 +127,7 @@ def lifting_taps(weight: Tensor, group: Group, tables: Tables | None = None) -> 
     """Z² → G: filters (O, I, k, k) to conv2d taps (O · G, I, k, k); output plane g sees the filter moved by
     g."""
     _check(weight, 4, "(O, I, k, k)")
-    o, i, k, _ = weight.shape
-    return _copies(weight, group, k, 1, tables).movedim(2, 1).reshape(o * group.order, i, k, k)
+    return _copies(weight, group, 1, True, tables)
 
 
 def regular_taps(weight: Tensor, group: Group, tables: Tables | None = None) -> Tensor:
@@ -132,15 +138,13 @@ def regular_taps(weight: Tensor, group: Group, tables: Tables | None = None) -> 
     ``conv_transpose2d``).
     """
     _check(weight, 5, "(O, I, G, k, k)")
-    o, i, g, k, _ = weight.shape
-    if g != group.order:
+    if weight.shape[2] != group.order:
         raise ValueError(f"a filter on {group.name} has {group.order} planes; got {tuple(weight.shape)}")
-    return _copies(weight, group, k, g, tables).movedim(2, 1).reshape(o * g, i * g, k, k)
+    return _copies(weight, group, group.order, True, tables)
 
 
 def projection_taps(weight: Tensor, group: Group, tables: Tables | None = None) -> Tensor:
     """G → Z²: planar filters (O, I, k, k) to conv2d taps (O, I · G, k, k); input plane h sees it moved by
     h."""
     _check(weight, 4, "(O, I, k, k)")
-    o, i, k, _ = weight.shape
-    return _copies(weight, group, k, 1, tables).reshape(o, i * group.order, k, k)
+    return _copies(weight, group, 1, False, tables)

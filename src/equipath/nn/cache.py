@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 
 class KeptFilters:
@@ -28,7 +29,7 @@ class KeptFilters:
         """
         if parameter.requires_grad and torch.is_grad_enabled():
             return False
-        return parameter.is_cpu and not torch.compiler.is_compiling()
+        return parameter.is_cpu and not is_compiling()
 
     def has(self, name: str, parameter: Tensor) -> bool:
         """Whether ``get`` would find it, as far as can be told without comparing."""
@@ -37,11 +38,7 @@ class KeptFilters:
     def get(self, name: str, parameter: Tensor, compute: Callable[[Tensor], Any]) -> Any:
         """``compute(parameter)``, or the kept result if the parameter has the very same content."""
         # `usable`, written out: in a small layer each call shows.
-        if (
-            (parameter.requires_grad and torch.is_grad_enabled())
-            or not parameter.is_cpu
-            or torch.compiler.is_compiling()
-        ):
+        if (parameter.requires_grad and torch.is_grad_enabled()) or not parameter.is_cpu or is_compiling():
             self._source, self._made = None, {}  # training: hold no memory
             return compute(parameter)
         source = self._source

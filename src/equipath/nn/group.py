@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from equipath.groups import P4M, Group
 from equipath.groups import group as named_group
@@ -280,15 +281,20 @@ class GroupConv2d(_GroupConvolution):
 
     input_field = output_field = "regular"
     filter_on_group = True
+    _known: torch.Size | None = None  # the last shape of input that was looked at and expanded
 
     def _expand(self, weight: Tensor) -> Tensor:
         return regular.regular_taps(weight, self.group, (self._table, self._back))
 
+    @property
+    def _few(self) -> bool:
+        return self.in_channels * self.out_channels < FEW[self.order]
+
     def evaluation(self, x: Tensor) -> str:
         """How this input will be computed: "expand" or "fourier"."""
-        if torch.compiler.is_compiling():  # one dense convolution compiles to one kernel
+        if is_compiling():  # one dense convolution compiles to one kernel
             return "expand"
-        if self.in_channels * self.out_channels < FEW[self.order] and preferred() is None:
+        if self._few and preferred() is None:
             return "expand"
         reach = self.dilation * (self.kernel_size - 1)
         possible = (
@@ -315,11 +321,29 @@ class GroupConv2d(_GroupConvolution):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if not is_compiling():
+            shape, weight = x.shape, self.weight
+            if (
+                shape == self._known
+                and x.dtype == weight.dtype
+                and x.is_cpu
+                and weight.is_cpu
+                and preferred() is None
+            ):
+                # A shape that has passed what follows, in a layer of few fields: there each call shows.
+                y = F.conv2d(
+                    x.flatten(1, 2), self._kept.get("taps", weight, self._expand),
+                    None if self.bias is None else self._plane_bias(),
+                    self.stride, self.padding, self.dilation, self.groups,
+                )  # fmt: skip
+                return y.view(shape[0], self.out_channels, self.order, y.shape[2], y.shape[3])
         self._check_input(x)
         window = self.dilation * (self.kernel_size - 1) + 1
         if self.stride > 1 or x.shape[3] < window or x.shape[4] < window:  # else nothing can be wrong
             _check_stride(x, window, self.stride, self.padding, "GroupConv2d")
         if self.evaluation(x) == "expand":
+            if not is_compiling() and self._few and self.padding_mode == "zeros" and preferred() is None:
+                self._known = x.shape
             return self._plainly(x)
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
             y = fourier.fourier_group_conv(x, self.weight, self.group, self.padding, self.dilation)

@@ -180,7 +180,7 @@ def test_where_few_fields_skip_the_question_the_model_would_expand():
 
 
 @BOTH
-def test_small_filters_are_copied_by_a_product_and_large_ones_by_a_gather(G, monkeypatch):
+def test_small_filters_are_copied_by_one_table_and_large_ones_by_a_gather_a_copy(G, monkeypatch):
     w = torch.randn(3, 2, G.order, 3, 3, dtype=torch.float64, requires_grad=True)
     found = []
     for limit in (0, 10**9):
