@@ -309,6 +309,11 @@ class StainNormalizer(nn.Module):
             ValueError: the reference shows no two stains: a white tile is no reference.
         """
         batch = _images(reference)
+        if float(batch.max()) > 1.5:
+            raise ValueError(
+                f"got a reference with values up to {float(batch.max()):g}; give values in [0, 1] (divide 8-bit ones "
+                "by 255)."
+            )
         if len(batch) != 1:
             raise ValueError(
                 f"got {len(batch)} reference images; give one (join several side by side into one)."

@@ -244,6 +244,7 @@ def test_the_reference_survives_a_state_dict(method):
     ("call", "words"),
     [
         (lambda: StainNormalizer("magic"), "known are macenko"),
+        (lambda: StainNormalizer().fit(torch.rand(3, 8, 8) * 255), "divide 8-bit ones by 255"),
         (lambda: find_stains(torch.rand(3, 8, 8), "magic"), "known are macenko"),
         (lambda: find_stains(torch.zeros(3, 8, 8, dtype=torch.uint8)), "floating point RGB"),
         (lambda: find_stains(torch.rand(4, 8, 8)), "floating point RGB"),
