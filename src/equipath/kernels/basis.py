@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from equipath.kernels.evaluate import basis_conv_work, cheapest
+from equipath.kernels.evaluate import basis_conv_work, cheapest, dense_conv2d
 
 
 def crop_filters(basis: Tensor) -> list[Tensor]:
@@ -152,7 +152,7 @@ def basis_conv2d(
             that a layer computes (or remembers) only the one that is used.
     """
     if evaluation(x, out_channels, filters, kernel_size, stride, dilation, groups) == "expand":
-        return F.conv2d(x, dense(), bias, stride, padding, dilation, groups)
+        return dense_conv2d(x, dense(), bias, stride, padding, dilation, groups)
     weight = mixing()
     if torch.is_autocast_enabled(x.device.type):
         # autocast casts the operands of convolutions only; an autograd function is handed them as they are

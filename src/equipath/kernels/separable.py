@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equipath.kernels.evaluate import cheapest, separable_conv_work
+from equipath.kernels.evaluate import cheapest, dense_conv2d, separable_conv_work
 
 TILE = 64  # pixels of a row or column that share one banded matrix
 
@@ -262,7 +262,7 @@ def _expanded(x: Tensor, weight: Tensor, rows: Tensor, columns: Tensor) -> Tenso
     """One scale, (1, B, C, H, W) with factors (1, N + 1, 2 R + 1): (1, B, O, H, W)."""
     basis = separable_basis(rows[0], columns[0]).to(weight.dtype)
     filters = torch.einsum("ocn,nyx->ocyx", weight, basis)
-    return F.conv2d(x[0], filters.to(x.dtype), padding=rows.shape[-1] // 2)[None]
+    return dense_conv2d(x[0], filters.to(x.dtype), padding=rows.shape[-1] // 2)[None]
 
 
 def evaluations(shape: Sequence[int], out_channels: int, radii: Sequence[int], count: int, like: Tensor,

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equipath.kernels.disco import whole_scales
+from equipath.kernels.evaluate import dense_conv2d
 from equipath.kernels.gaussian import (
     SAMPLINGS,
     constrained_sigma,
@@ -438,7 +439,7 @@ class DISCOConv2d(_ScaleConvolution):
             padding = reach
             if self.padding_mode != "zeros" and reach:
                 plane, padding = F.pad(plane, (reach,) * 4, mode=self.padding_mode), 0
-            planes.append(F.conv2d(plane, self.weight, padding=padding, dilation=dilation))
+            planes.append(dense_conv2d(plane, self.weight, padding=padding, dilation=dilation))
         return self._biased(torch.stack(planes))
 
     def to_plain(self) -> nn.Module:
