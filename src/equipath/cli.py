@@ -455,7 +455,14 @@ def segment_(
 
             if cluster is not None:
                 rows = cluster_folder(
-                    network, picture, out, cluster, layer=layer, everywhere=everywhere, device=device, progress=step
+                    network,
+                    picture,
+                    out,
+                    cluster,
+                    layer=layer,
+                    everywhere=everywhere,
+                    device=device,
+                    progress=step,
                 )
             else:
                 made = segment(

@@ -357,11 +357,13 @@ def find_tissue(
     if seed.any():
         bright = seed & (grey > 0.93 * np.quantile(grey[seed], 0.98))
         glass = np.median(smooth[bright], axis=0)
-        near = ndimage.gaussian_filter(image.astype(np.float32), (0.6, 0.6, 0))  # glass reaches up to the tissue
+        # Smoothed less than before, so that glass reaches up to the tissue.
+        near = ndimage.gaussian_filter(image.astype(np.float32), (0.6, 0.6, 0))
         density = np.log10(np.maximum(glass, 1) / np.maximum(near, 1))
         dark, hue = density.max(2), np.ptp(density, axis=2)
         like = (dark < 0.03) & (hue < 0.03) & ((dark < 0.01) | (rough < 2.5 * FLAT))
-        shade = seed & (dark < 0.1) & (hue < 0.03)  # outside the cover slip, or a darker stripe of the scanner
+        # Glass outside the cover slip, or in a darker stripe of the scanner.
+        shade = seed & (dark < 0.1) & (hue < 0.03)
         tissue &= ~(like | shade)
     tissue = ~_opened_by(~tissue, 2)
     tissue = _opened_by(tissue, 2)

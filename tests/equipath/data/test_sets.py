@@ -637,7 +637,9 @@ def test_items_are_written_and_read_back(tmp_path, rng):
 
 
 def contents(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def toy(count=40, shade=0, stop=None):
