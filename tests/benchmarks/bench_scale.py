@@ -102,7 +102,7 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
     yield compare(
         "SEUNet, training step", "padded dense kernels", f"3 → 5 classes, width 60, {side}², batch 1",
         steps, network_step(twin, x, target), chosen=MIXED, goal=0.1, device=device,
-        output=(lambda: net(x), lambda: twin(x)), rounds=5, seconds=60.0,
+        output=(lambda: net(x), lambda: twin(x)), rounds=5 if brief else 2, seconds=60.0,
     )  # fmt: skip
 
 

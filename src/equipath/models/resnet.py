@@ -24,6 +24,9 @@ from equipath.nn.cache import KeptFilters
 from equipath.nn.sizes import SizeContract, check_picture
 from equipath.nn.sre import EvenAvgPool2d, SREConv2d
 
+# Fields of e2cnn's first stage, by the group's order, with which it has as many parameters as SREResNet18.
+E2CNN_WIDTHS = {4: 23, 8: 17}
+
 Convolution = Callable[[int, int, int], nn.Module]  # in_channels, out_channels, kernel_size
 Norm = Callable[[int], nn.Module]  # channels
 
@@ -335,7 +338,7 @@ class E2CNNResNet18(_ResNet18):
             return _FieldBatchNorm2d(fields, order)
 
         super().__init__(
-            in_channels, num_classes, (17 if order == 8 else 23) if width is None else width,
+            in_channels, num_classes, E2CNN_WIDTHS[order] if width is None else width,
             stem_kernel_size, kernel_sizes, pad_to_valid, convolution, lifting, norm, convolution,
         )  # fmt: skip
         self.group, self.pool = symmetry, _FieldMax(order)
