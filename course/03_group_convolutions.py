@@ -40,8 +40,9 @@
 #
 # **You will build**: the layer that lifts a picture to a feature map on a group, the convolution between such
 # maps, and that same convolution as one call of `conv2d`; a batch norm that does not break it; the list of
-# picture sizes at which pooling does; the way back to the plane. In the end they are a P4M-DenseNet, the network
-# of [Veeling et al. 2018](https://arxiv.org/abs/1806.03962), and you train it to find tumour.
+# picture sizes at which pooling does not break it either; the way back to the plane. In the end they are a
+# P4M-DenseNet, the network of [Veeling et al. 2018](https://arxiv.org/abs/1806.03962), and you train it to find
+# tumour.
 #
 # **You need**: lesson 1 (moves, the multiplication table, inverses) and what a convolution does. Lesson 2 helps,
 # but is not needed. Two hours; up to 1.6 GB of memory; nothing is downloaded.
@@ -84,7 +85,7 @@ move = P4M.act  # move(x, g): the two last axes of x, mirrored if g ≥ 4, then 
 # ## A filter has a pose
 #
 # Here is real tissue: a section of colon in which one protein is stained brown and the rest blue
-# (immunohistochemistry). And here is one filter, drawn by hand: it answers where it is dark to its right, and
+# (immunohistochemistry). And here is one filter, made by hand: it answers where it is dark to its right, and
 # darker still a little above. We filter the tissue, then we turn the tissue by 90°, filter it with the same
 # filter, and turn the answer back.
 
@@ -114,8 +115,11 @@ upright = F.conv2d(dark, hook)
 turned_back = move(F.conv2d(move(dark, 1), hook), 3)
 change = relative(turned_back, upright)
 show(
-    draw.maps_in_a_row(tile[0], {"filtered": upright[0, 0], "turned, filtered, turned back": turned_back[0, 0]}),
-    alt="Real tissue with brown and blue cells, and two maps of what one filter answers. In the first it saw the "
+    draw.one_filter(
+        tile[0], hook[0, 0], {"filtered": upright[0, 0], "turned, filtered, turned back": turned_back[0, 0]}
+    ),
+    alt="Real tissue with brown and blue cells, a filter of 9 by 9 pixels that is positive at the right and negative at the "
+    "left, and two maps of what it answers. In the first it saw the "
     "tissue as it lies, in the second turned by 90 degrees, and the answer was turned back: other places light up.",
 )
 print(f"the two answers differ by {100 * change:.0f} % of their size")
@@ -202,14 +206,20 @@ question_roll.reveal(
 #
 # Everywhere means: slide the stencil over the picture. One pose gives one map, and a group of n poses gives n
 # maps, the *planes* of a feature map on the group. For p4 there are four: the turns. For p4m there are eight: the
-# turns, and the turns of the mirrored filter. The layer is called lifting convolution, because it lifts a
-# function on the plane to a function on the group ([Cohen & Welling 2016](https://arxiv.org/abs/1602.07576)). The
-# papers write it
+# turns, and the turns of the mirrored filter. The n planes that one filter makes belong together. They are one
+# *field* (a regular field, in full). A layer has several filters, so a feature map on a group has several fields:
+# it is a tensor (batch, fields, planes, rows, columns). Where no doubt can arise, the whole tensor is called a
+# field, too.
+#
+# The layer is called lifting convolution, because it lifts a function on the plane to a function on the group
+# ([Cohen & Welling 2016](https://arxiv.org/abs/1602.07576)). In short: Z² → G, from the grid of pixels Z² to the
+# group G. The papers write it
 #
 # $$[f \star \psi](g) = \sum_{y} f(y)\, \psi(g^{-1} y), \qquad g = (\text{pose}, \text{place}).$$
 #
 # Read $\psi(g^{-1}y)$ as *the filter, moved by g*: to know its value at y, go back by $g^{-1}$ to where that
-# value came from.
+# value came from. The place is what `conv2d` takes care of. So in code, and in the formulas of the exercises, g is
+# the pose alone.
 #
 # In this course element $g = 4m + r$ first mirrors left-right if $m = 1$, then turns by r quarter turns
 # counter-clockwise. `move(x, g)`, from the first cell, does that to the last two axes of any tensor.
@@ -259,8 +269,9 @@ show(
 print(f"picture {tuple(dark.shape)}, field {tuple(eight.shape)}: batch, channels, poses, rows, columns")
 
 # %% [markdown]
-# Purple is positive and orange negative. Each plane is one of the maps that you saw at the start: one filter, one
-# pose. The layer learns 81 numbers and makes eight maps of them.
+# Purple is positive and orange negative; the frame tells the pose, dashed if mirrored. Planes 0 and 3 you know:
+# they are the two maps of the first figure. The other six are what the filter says in its other poses. The layer
+# learns 81 numbers and makes eight maps of them.
 #
 # ## 3. How a feature map on a group moves
 #
@@ -378,10 +389,13 @@ explore(
 # planar filter can: "an edge in *my* pose here, and an edge turned by 90° from me two pixels to my left". That is
 # a corner.
 #
-# And how do we hold such a filter in pose g? As we move any function on the group: taps move, and planes change
-# places.
+# And how do we hold such a filter in pose g? As we move any function on the group: its numbers (the *taps*) move
+# on their grid, and its planes change places.
 #
 # $$[f \star \psi](g) = \sum_{h} f(h)\, \psi(g^{-1} h)$$
+#
+# Here g and h are pairs of pose and place again, as in section 2. The exercise leaves the places to `conv2d`, and
+# there both are poses.
 
 # %% [markdown]
 # ### Exercise 4: the group convolution (3 points)
@@ -467,13 +481,14 @@ for g in range(8):
 
 # %% [markdown]
 # Two layers deep, and exact to rounding. p4 does not know about mirrors, so there is nothing to compare in its
-# lower rows. And the last column is the most common mistake in this field: turn the taps, forget the planes.
+# lower rows. And the last column is a mistake that is easily made: turn the taps, forget the planes. Its answers
+# look like answers; only a test like this one tells.
 #
 # ## 5. One convolution
 #
 # Your layer asks for n convolutions. But look at what they compute: out of I · n maps they make O · n maps, each
-# a sum of correlations. That is one ordinary convolution, with a filter bank in which every number stands n
-# times. If you write that bank down once, all the speed of `conv2d` is yours.
+# a sum of correlations. That is one ordinary convolution. All its filters together, its *bank*, hold every number
+# that the layer learns n times. If you write that bank down once, all the speed of `conv2d` is yours.
 
 # %% [markdown]
 # ### Exercise 5: one convolution for the whole group (3 points)
@@ -593,7 +608,8 @@ question_fast.reveal(
     round(spent["double loop over g and h"] / spent["one convolution, your bank"], 1),
     because="The number of multiplications is the same. What differs is how many pieces they come in: 64 small convolutions "
     "keep starting and stopping, and one large one keeps the processor's units busy. In training the bank is made anew in "
-    "every step, because the weights have changed; at test time it can be kept.",
+    "every step, because the weights have changed; at test time it can be kept. (Such short times are noisy: run the cell "
+    "again, and the ratio may change by half, and ways that are close may change places.)",
 )
 
 # %% [markdown]
@@ -666,8 +682,8 @@ print(f"a plain layer of {width} maps to {width} maps: {width * width * 9} weigh
 # %% [markdown]
 # The last line is how papers make a fair comparison. A layer between fields has n times as many weights as a
 # plain layer with the same number of *channels*. So one takes $\sqrt n$ times fewer: 24 maps against $24 / \sqrt
-# 8 \approx 8$ fields. Then the number of weights agrees (nearly), and the equivariant network works on 64 maps
-# where the plain one has 24.
+# 8 = 8.49$ fields. Half a field there is not. With 8 the equivariant layer has 11 % fewer weights than the plain one,
+# and it works on 64 maps where the plain one has 24.
 #
 # ### ★ With fewer multiplications
 #
@@ -676,8 +692,9 @@ print(f"a plain layer of {width} maps to {width} maps: {width * width * 9} weigh
 # Is 64 the price of p4m? In one place, between one field and the next, the bank multiplies all 8 planes by all 8
 # copies: 64 multiplications a tap. But the bank is no arbitrary matrix: it is a convolution *over the group*, and
 # convolutions become products under a Fourier transform. A group that is not commutative has one, too. In place
-# of waves it has irreps: matrices $\rho(g)$ that multiply like the group. $D_4$ has four of size 1 and one of
-# size 2, the 2 × 2 matrices that turn and mirror the plane. With
+# of waves it has irreps: matrices $\rho(g)$ that multiply like the group and cannot be split into smaller ones. The
+# group of our eight poses, $D_4$, has four of size 1 and one of size 2, the 2 × 2 matrices that turn and mirror the
+# plane. With
 #
 # $$\hat f(\rho) = \sum_h f_h\, \rho(h), \qquad \hat w(\rho) = \sum_k w_k\, \rho(k)^{-1},$$
 #
@@ -851,8 +868,9 @@ def with_kept_means(field, axes):
     return (field - mean) / torch.sqrt(variance + 1e-5)
 
 
-print(f"{'':22} {'one picture turned:':>20} {'':>18} {'test time, kept means,':>24}")
-print(f"{'':22} {'that picture':>20} {'the others':>18} {'all turned':>24}")
+print("error of training, one picture of the batch turned, in (a) that picture and (b) the others;")
+print("and (c) of test time with kept means, all pictures turned")
+print(f"{'':22} {'(a)':>10} {'(b)':>10} {'(c)':>10}")
 for name, norm, axes in (
     ("one mean a field", by_field, (0, 2, 3, 4)),
     ("one mean a plane", by_plane, (0, 3, 4)),
@@ -861,20 +879,21 @@ for name, norm, axes in (
     first = relative(mixed[:1], moved(plain[:1], 1, table, inverse))
     others = relative(mixed[1:], plain[1:])
     later = relative(with_kept_means(turned_batch, axes), moved(with_kept_means(batch, axes), 1, table, inverse))
-    print(f"{name:22} {first:20.0e} {others:18.0e} {later:24.0e}")
+    print(f"{name:22} {first:10.0e} {others:10.0e} {later:10.0e}")
 
 # %% [markdown]
 # With one mean a plane the other pictures change because a neighbour was turned, and at test time the turned
-# tissue meets means that belong to other poses. A published implementation had this trap while training, and a
-# test that turns the whole batch would not have found it. Weights and biases that differ from plane to plane
-# break it in the same way. The rule is short: *whatever is computed from planes or applied to planes must be the
-# same for all planes of a field.*
+# tissue meets means that belong to other poses. A test that turns the whole batch in training mode finds neither.
+# Weights and biases that differ from plane to plane break it in the same way. The rule is short: *whatever is
+# computed from planes or applied to planes must be the same for all planes of a field.*
 #
 # ## 7. The size contract
 #
 # The other place where equivariance dies in silence is the size of the picture. A pooling with stride 2 looks at
 # every other window. From which end does it start? From the left. If the windows do not end exactly at the right
-# edge, then after a half turn they lie elsewhere on the tissue.
+# edge, then after a half turn they lie elsewhere on the tissue: all of them, over the whole picture.
+#
+# In the exercise and the figure below n is a number of pixels, and no longer of poses.
 
 # %% [markdown]
 # ### Exercise 8: the size contract (2 points)
@@ -917,8 +936,9 @@ group_convolutions.EXACT_SIZES.grade(exact_sizes)
 
 # %%
 question_320 = predict(
-    "The U-Net of Linmans et al. pools four times, each with a window of 3, stride 2 and padding 1, and takes pictures of 320 "
-    "pixels. Does that commute with a quarter turn?",
+    "A U-Net is a network for segmentation that goes down to coarse grids and up again. That of Linmans et al. pools four "
+    "times, each with a window of 3, stride 2 and padding 1, and takes pictures of 320 pixels. Does that commute with a "
+    "quarter turn?",
     options=["yes, 320 is divisible by 16", "no, a pixel is missing", "no, 15 pixels are missing"],
 )
 
@@ -968,12 +988,31 @@ print(f"sizes near 320 that four such poolings take exactly: {near_320}")
 question_320.reveal(
     "no, a pixel is missing" if 321 in near_320 else "yes, 320 is divisible by 16",
     because="A window of 3 with padding 1 wants an odd size at every level: 321, 161, 81, 41, 21. At 320 every pooling leaves one "
-    "row over at one side. The published network is equivariant up to that row. Windows of 2 would want multiples of 16.",
+    "row of the padded grid over, at the right and at the bottom. Turn the picture, and that row is left over at another side "
+    "of the tissue: every window now sits one pixel off. So not only a border row differs, but the whole map, and four "
+    "poolings add up. Windows of 2 would want multiples of 16.",
 )
 
 # %% [markdown]
 # A square in a ring is a contract kept. Everywhere else stand the same weights and the same layers, and an error
-# that no rounding explains. The library refuses such sizes with a sentence, or pads on request.
+# that no rounding explains. Where does it sit? Measure it on the whole map, and without five rows and columns on each
+# side. And see what the library does with such a size.
+
+# %%
+for size in (96, 97):
+    x = lifted(real[..., : size + 2, : size + 2], w_in, 8)
+    pooled, of_turned = (F.max_pool3d(y, (1, 3, 3), (1, 2, 2), (0, 1, 1)) for y in (x, moved(x, 1, table, inverse)))
+    expected, inner = moved(pooled, 1, table, inverse), (..., slice(5, -5), slice(5, -5))
+    print(
+        f"one pooling at {size} px: error {relative(of_turned, expected):.0e} on the whole map, "
+        f"{relative(of_turned[inner], expected[inner]):.0e} without its border"
+    )
+try:
+    densenet.P4MDenseNet(3, 1, 2)(torch.zeros(1, 3, 100, 100))
+except ValueError as refusal:
+    print("equipath at 100 px:", refusal)
+padding_net = densenet.P4MDenseNet(3, 1, 2, dense=True, pad_to_valid=True)
+print("with pad_to_valid its map of answers is", tuple(padding_net(torch.zeros(1, 3, 100, 100)).shape[2:]), "pixels")
 
 # %% [markdown]
 # ## 8. Back to the plane
@@ -1019,8 +1058,8 @@ group_convolutions.TO_PLANE.grade(to_plane)
 # above. If a nucleus has a radius of 5 pixels, then its middle lies 5 pixels above. So: lift with the edge
 # filter, and carry every response 5 pixels along its pose. In the G → Z² layer that is a filter with a single 1.
 # After group pooling nobody knows any more where "above" was, and all one can do is to carry the responses out in
-# all directions alike. We try both on a vector slide, where we know the middle of every nucleus (yellow rings;
-# the filters do not see them).
+# all directions alike. We try both on a vector slide, a section that is drawn from shapes, so that we know the
+# middle of every nucleus (yellow rings; the filters do not see them).
 
 # %%
 question_vote = predict(
@@ -1098,8 +1137,11 @@ question_vote.reveal(
 # - First the new fields: `layer` of f. Then f, cut to the size of the new fields (its middle: b rows and columns less on
 #   each side), and after it on axis 1 the new fields. Then `transition` of both together. Last the mean over each 2 × 2
 #   pixels, plane by plane.
+# - Call `layer` and `transition` once each, and hand them just that. Both may hold a batch norm in training: it takes its
+#   means over every pixel that it is given, and notes them down at each call.
 # - H and W may differ; H − 2b and W − 2b are even.
-# - Returns (B, C'', n, (H − 2b)/2, (W − 2b)/2), where C'' is what `transition` makes, dtype as in `f`.
+# - Returns (B, C'', n, (H − 2b)/2, (W − 2b)/2), where C'' is what `transition` makes, dtype as in `f`. Gradients flow to
+#   `f`, by way of both functions. `f` itself stays as it is.
 
 # %% nbgrader={"grade_id": "dense-step", "solution": true}
 def dense_step(f, layer, transition):
@@ -1233,7 +1275,7 @@ with torch.no_grad():
         float((a - b).abs().max()) for a, b in zip(net.state_dict().values(), library_net.state_dict().values(), strict=True)
     )
 print(f"your network against equipath's: {apart:.0e} apart at test time, {in_training:.0e} in training")
-print(f"weights and running means after that step: {mean_apart:.0e} apart")
+print(f"running means after that pass: {mean_apart:.0e} apart")
 print(f"eight poses of one patch: {eight_answers.std():.0e} standard deviation, answers about {eight_answers.mean():.3f}")
 
 
@@ -1263,7 +1305,7 @@ for name, network in nets.items():
 
 # %%
 question_who = predict(
-    "Which will have the higher area under the curve (AUC) on patients that none of them has seen?",
+    "Which will have the highest AUC on patients that none of them has seen?",
     options=["P4M-DenseNet", "DenseNet", "DenseNet+"],
 )
 
@@ -1460,8 +1502,8 @@ print(f"{'std over patches':20} " + " ".join(f"{value:14.1e}" for value in sprea
 # **Question A (3 points).** A colleague has built a P4M U-Net: every convolution is a group convolution, batch
 # norm normalises each of the 8 · C maps on its own, and it pools four times with windows of 3, stride 2 and one
 # pixel of padding. Her test turns a whole batch of pictures of 321 pixels, in training mode, and finds an error
-# of $10^{-6}$. In the hospital, on tiles of 320 pixels, the answers flicker. Name the two causes, say for each why
-# her test did not see it, and how to test for it.
+# of $10^{-6}$. In the hospital, on tiles of 320 pixels, the answer changes when a tile is turned. Name the two
+# causes, say for each why her test did not see it, and how to test for it.
 
 # %% [markdown] nbgrader={"grade_id": "question-flicker", "grade": true, "solution": true, "points": 3}
 # ### BEGIN SOLUTION
@@ -1469,8 +1511,9 @@ print(f"{'std over patches':20} " + " ".join(f"{value:14.1e}" for value in sprea
 # new place, so the test sees nothing. At test time the running means stay with their places, and in a mixed batch
 # one turned picture changes the means of the others. Test in evaluation mode after some training steps, or turn a
 # single picture of a batch. Repair: one mean and variance for all planes of a field. Second: the size. 321 is an
-# exact size for four such poolings (16 n + 1); 320 is not, a row is left over at one side at each level. Test at
-# the size that is used; repair by padding to 321 or by windows of 2.
+# exact size for four such poolings (16 n + 1); at 320 a row is left over at each level, at another side of the
+# turned tissue, so that every window sits one pixel off. Test at the size that is used; repair by padding to 321 or
+# by windows of 2.
 #
 # *Rubric. 1 point: batch norm by plane, with the reason why whole batches in training mode hide it. 1 point: the
 # size contract, 320 against 321. 1 point: a test that would have shown each (evaluation mode or one picture

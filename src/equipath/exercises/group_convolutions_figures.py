@@ -11,13 +11,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from torch import Tensor
 
 from coursekit.figures import palette, tissue
 
 STYLES = (("blue", "o-"), ("vermilion", "s--"), ("black", "^:"), ("purple", "d-."))
-# One colour an element, and its number beside it: colour alone tells nothing.
-COLOURS = ("black", "blue", "sky", "green", "vermilion", "orange", "yellow", "purple")
+# One frame an element, a colour for the turn and dashes for the mirror, none of the colours in PuOr; its number
+# stands beside it, as colour alone tells nothing.
+FRAMES = tuple(
+    (colour, line) for line in ("-", (0, (2, 1.5))) for colour in ("black", "sky", "green", "yellow")
+)
 
 
 def _numbers(ax: Axes, grid: Tensor, title: str, caption: str = "") -> None:
@@ -57,11 +61,35 @@ def stencil_by_hand(
     return figure
 
 
-def _plane(ax: Axes, plane: Tensor, limit: float, colour: str) -> None:
-    ax.imshow(np.asarray(plane), cmap="PuOr", vmin=-limit, vmax=limit)
+def _plane(ax: Axes, plane: Tensor, limit: float, element: int | None = None) -> AxesImage:
+    """Purple is positive and orange negative; the frame is that of an element, if there is one."""
+    image = ax.imshow(np.asarray(plane), cmap="PuOr", vmin=-limit, vmax=limit)
     ax.set(xticks=[], yticks=[])
-    for spine in ax.spines.values():
-        spine.set(visible=True, color=palette[colour], linewidth=2.6)
+    if element is not None:
+        colour, line = FRAMES[element]
+        for spine in ax.spines.values():
+            spine.set(visible=True, color=palette[colour], linewidth=2.6, linestyle=line)
+    return image
+
+
+def one_filter(image: Tensor, kernel: Tensor, maps: Mapping[str, Tensor]) -> Figure:
+    """A picture (3, H, W), a filter (k, k), and what it answers: maps (H', W') on one scale, with its key."""
+    figure, axes = plt.subplots(
+        1,
+        2 + len(maps),
+        figsize=(3.1 * (1.4 + len(maps)), 3.3),
+        width_ratios=[1, 0.4] + [1] * len(maps),
+        layout="constrained",
+    )
+    tissue(axes[0], image, title="the picture")
+    _plane(axes[1], kernel, float(kernel.abs().max()))
+    axes[1].set(title="the filter", xlabel=f"{kernel.shape[-1]} px")
+    limit = max(float(values.abs().max()) for values in maps.values())
+    for ax, (name, values) in zip(axes[2:], maps.items(), strict=True):
+        drawn = _plane(ax, values, limit)
+        ax.set_title(name, fontsize=11)
+    figure.colorbar(drawn, ax=axes[2:], shrink=0.75, label="answer of the filter")
+    return figure
 
 
 def planes(image: Tensor, filters: Sequence[Tensor], field: Tensor, names: Sequence[str]) -> Figure:
@@ -80,9 +108,9 @@ def planes(image: Tensor, filters: Sequence[Tensor], field: Tensor, names: Seque
     for g in range(n):
         row, column = divmod(g, 4)
         small, large = grid[2 * row, column], grid[2 * row + 1, column]
-        _plane(small, filters[g], float(filters[g].abs().max()), COLOURS[g])
+        _plane(small, filters[g], float(filters[g].abs().max()), g)
         small.set_title(f"{g}: {names[g]}", fontsize=10)
-        _plane(large, field[g], limit, COLOURS[g])
+        _plane(large, field[g], limit, g)
     return figure
 
 
@@ -94,7 +122,7 @@ def moving_planes(
     Args:
         images: the picture (3, H, W) and the moved one.
         before, after: their fields (n, H, W). sources: for each place of ``after``, the plane of ``before`` that
-            stands there; its number and the colour of its frame go with it.
+            stands there; its number and its frame go with it.
     """
     n = len(before)
     rows = n // 4
@@ -112,7 +140,7 @@ def moving_planes(
         grid = bottom.subplots(rows, 4, squeeze=False)
         for place, (plane, source) in enumerate(zip(field, origin, strict=True)):
             ax = grid[divmod(place, 4)]
-            _plane(ax, plane, limit, COLOURS[source])
+            _plane(ax, plane, limit, source)
             ax.set_title(f"place {place}: plane {source}", fontsize=9)
     return figure
 
@@ -123,9 +151,10 @@ def maps_in_a_row(
     points: Tensor | None = None,
     um_per_px: float | None = None,
 ) -> Figure:
-    """A picture (3, H, W) and maps (H', W') that see its middle, each on its own scale; points (N, 2) are marked.
+    """A picture (3, H, W) and maps (H', W') that see its middle, each with its own scale; points (N, 2) are marked.
 
-    Points are (row, column) in the picture; maps are drawn where their pixels lie in it.
+    Points are (row, column) in the picture; maps are drawn where their pixels lie in it, and points that lie outside
+    of a map are left out there.
     """
     figure, axes = plt.subplots(
         1, 1 + len(maps), figsize=(3.5 * (1 + len(maps)), 3.7), layout="constrained", squeeze=False
@@ -137,15 +166,18 @@ def maps_in_a_row(
         a = np.full((height, width), np.nan)
         top, left = (height - values.shape[0]) // 2, (width - values.shape[1]) // 2
         a[top : top + values.shape[0], left : left + values.shape[1]] = np.asarray(values)
-        ax.imshow(a, cmap="cividis", extent=(0, width * size, 0, height * size))
+        drawn = ax.imshow(a, cmap="cividis", extent=(0, width * size, 0, height * size))
+        figure.colorbar(drawn, ax=ax, shrink=0.75, location="right")
         unit = "px" if um_per_px is None else "µm"
         ax.set(title=name, xlabel=f"x ({unit})")
     if points is not None:
-        row, col = np.asarray(points).T
-        for ax in axes[0]:
+        at = np.asarray(points)
+        for ax, seen in zip(axes[0], (image[0], *maps.values()), strict=True):
+            border = (np.array([height, width]) - np.array(seen.shape)) // 2
+            row, col = at[((at >= border) & (at <= border + np.array(seen.shape) - 1)).all(1)].T
             x, y = (col + 0.5) * size, (height - row - 0.5) * size
-            ax.plot(x, y, "o", color="black", markerfacecolor="none", mew=3, ms=10)
-            ax.plot(x, y, "o", color=palette["yellow"], markerfacecolor="none", mew=1.4, ms=10)
+            ax.plot(x, y, "o", color="black", markerfacecolor="none", mew=1.8, ms=13)
+            ax.plot(x, y, "o", color=palette["yellow"], markerfacecolor="none", mew=0.8, ms=13)
             ax.set(xlim=(0, width * size), ylim=(0, height * size))
     return figure
 

@@ -89,7 +89,7 @@ def test_maps_lie_where_their_pixels_are_and_points_in_the_middle_of_theirs():
     figure = draw.maps_in_a_row(
         random(3, 10, 12), {"votes": values}, torch.tensor([[2.0, 3.0]]), um_per_px=0.5
     )
-    picture, votes = all_axes(figure)
+    picture, votes, _ = all_axes(figure)
     drawn = votes.images[0].get_array()
     assert np.allclose(drawn[2:8, 2:10], values)
     assert np.isnan(np.ma.filled(drawn, np.nan)[:2]).all()
@@ -99,9 +99,33 @@ def test_maps_lie_where_their_pixels_are_and_points_in_the_middle_of_theirs():
         assert "µm" in ax.get_xlabel()
 
 
+def test_points_outside_a_map_are_left_out_there():
+    figure = draw.maps_in_a_row(
+        random(3, 10, 12), {"votes": random(6, 8)}, torch.tensor([[2.0, 3.0], [1.0, 3.0], [5.0, 10.5]])
+    )
+    picture, votes = all_axes(figure)[:2]
+    assert len(picture.lines[0].get_xydata()) == 3
+    assert votes.lines[0].get_xydata().tolist() == [[3.5, 7.5]]
+
+
+def test_a_filter_stands_between_the_picture_and_its_answers_which_share_a_scale():
+    kernel, maps = random(3, 3) - 0.5, {"one": random(6, 6) - 0.5, "two": 3 * random(6, 6, seed=1)}
+    axes = all_axes(draw.one_filter(random(3, 8, 8), kernel, maps))
+    assert np.allclose(axes[1].images[0].get_array(), kernel)
+    assert [ax.get_title() for ax in axes[1:4]] == ["the filter", "one", "two"]
+    for ax, values in zip(axes[2:4], maps.values(), strict=True):
+        assert np.allclose(ax.images[0].get_array(), values)
+    assert axes[2].images[0].get_clim() == axes[3].images[0].get_clim()
+    assert axes[4].get_ylabel() == "answer of the filter"
+
+
+def test_no_two_elements_have_the_same_frame():
+    assert len(set(draw.FRAMES)) == 8
+
+
 def test_maps_without_a_scale_are_in_pixels():
     figure = draw.maps_in_a_row(random(3, 8, 8), {"a": random(8, 8), "b": random(4, 4)})
-    assert [ax.get_xlabel() for ax in all_axes(figure)[1:]] == ["x (px)"] * 2
+    assert [ax.get_xlabel() for ax in all_axes(figure)[1:3]] == ["x (px)"] * 2
 
 
 def test_every_error_is_drawn_and_the_exact_sizes_are_ringed():
