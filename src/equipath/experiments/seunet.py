@@ -581,6 +581,7 @@ def _mean(runs: list[dict[str, Any]], name: str) -> np.ndarray:
 
 def _scales_picture(arms: Arms, data: str, size: str) -> Picture:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure((7.2, 3.0), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -603,6 +604,9 @@ def _scales_picture(arms: Arms, data: str, size: str) -> Picture:
         axis.spines[["top", "right"]].set_visible(False)
     left.set_ylim(0)
     right.set_yscale("log")
+    right.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    right.yaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_minor_formatter(NullFormatter())
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return Picture(
