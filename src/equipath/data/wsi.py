@@ -131,7 +131,9 @@ class WholeSlide:
                 interpolated.
 
         Returns:
-            ``(H, W, 3)`` uint8.
+            ``(H, W, 3)`` uint8. OpenSlide takes places in whole pixels of the finest level. Where a level's size is
+            no whole part of the finest's (1562 of 50,000), a region of it may so lie off by up to half such a
+            pixel, which changes colours at edges by a level or two of 255.
         """
         mpp = self.mpp if mpp is None else mpp
         if not (mpp > 0 and math.isfinite(mpp)) or min(size) < 1:
