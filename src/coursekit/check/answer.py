@@ -123,10 +123,7 @@ class Responder:
         misfit = _misfit(target, args, kwargs)
         if misfit is not None:
             return {"error": "arguments", "signature": misfit, "name": _name(target)}
-        arrays = _arrays((args, kwargs), target)
-        before = [
-            (name, x, x.detach().clone() if isinstance(x, torch.Tensor) else x.copy()) for name, x in arrays
-        ]
+        before = [(name, x, _copy(x)) for name, x in _handed((args, kwargs), target)]
         used, clock, sink = 0.0, spent(), None
         out = sys.stdout if self.room > 0 and not m.get("quiet") else None
         try:
@@ -191,8 +188,10 @@ def _is_plain(x: Any) -> bool:
     )
 
 
-def _arrays(x: Any, target: Any) -> list[tuple[str, Any]]:
-    """The arrays among the arguments, each with the name the student gave that argument."""
+def _handed(x: Any, target: Any) -> list[tuple[str, Any]]:
+    """What could be changed in place among the arguments (arrays, lists, dictionaries), each with the name
+    that the student gave the argument.
+    """
     import numpy as np
 
     args, kwargs = x
@@ -203,9 +202,9 @@ def _arrays(x: Any, target: Any) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
 
     def walk(name: str, v: Any) -> None:
-        if isinstance(v, (torch.Tensor, np.ndarray)):
+        if isinstance(v, (torch.Tensor, np.ndarray, list, dict)):
             found.append((name, v))
-        elif isinstance(v, (list, tuple)):
+        if isinstance(v, (list, tuple)):
             for w in v:
                 walk(name, w)
         elif isinstance(v, dict):
@@ -219,7 +218,13 @@ def _arrays(x: Any, target: Any) -> list[tuple[str, Any]]:
     return found
 
 
+def _copy(x: Any) -> Any:
+    return x.detach().clone() if isinstance(x, torch.Tensor) else x.copy()
+
+
 def _same(x: Any, old: Any) -> bool:
+    if isinstance(x, (list, dict)):
+        return _holds_the_same(x, old)
     if isinstance(x, torch.Tensor):
         if x.shape != old.shape or x.dtype != old.dtype:
             return False
@@ -228,18 +233,60 @@ def _same(x: Any, old: Any) -> bool:
     return bool(x.shape == old.shape and x.tobytes() == old.tobytes())
 
 
-def _proxy(ref: Ref, call_back: CallBack) -> Callable[..., Any]:
-    """A function of the checker's as the student's code sees it: arrays in, arrays out."""
+def _holds_the_same(x: Any, old: Any) -> bool:
+    """Whether a list or a dictionary still holds what it held; what its parts hold is looked at there."""
+    if x is old:
+        return True
+    if type(x) is not type(old):
+        return False
+    if isinstance(x, dict):
+        return list(x) == list(old) and all(_holds_the_same(x[k], old[k]) for k in old)
+    if isinstance(x, (list, tuple)):
+        return len(x) == len(old) and all(_holds_the_same(v, w) for v, w in zip(x, old, strict=True))
+    return isinstance(x, (bool, int, float, complex, str)) and (x == old or (x != x and old != old))
 
-    def function(*args: Any, **kwargs: Any) -> Any:
-        request = encode({"op": "callback", "target": ref.number, "args": args, "kwargs": kwargs})
+
+def _proxy(ref: Ref, call_back: CallBack) -> Callable[..., Any]:
+    """A function of the checker's as the student's code sees it: arrays in, arrays out, and gradients back
+    through it.
+    """
+
+    def send(args: Any, kwargs: Any, **more: Any) -> Any:
+        request = encode({"op": "callback", "target": ref.number, "args": args, "kwargs": kwargs, **more})
         reply = decode(call_back(request))
         if "error" in reply:
             raise TypeError(reply["error"])
         return reply["value"]
 
+    def function(*args: Any, **kwargs: Any) -> Any:
+        value = send(args, kwargs)
+        learned = [i for i, x in enumerate(args) if isinstance(x, torch.Tensor) and x.requires_grad]
+        if not (learned and torch.is_grad_enabled() and isinstance(value, torch.Tensor)):
+            return value
+        if not value.is_floating_point():
+            return value
+        now = [x.detach().clone() if isinstance(x, torch.Tensor) else x for x in args]
+        return _Through.apply(
+            lambda cotangent: send(now, kwargs, wrt=learned, cotangent=cotangent),
+            value,
+            *(args[i] for i in learned),
+        )
+
     function.__name__ = function.__qualname__ = ref.name if ref.name.isidentifier() else "function"
     return function
+
+
+class _Through(torch.autograd.Function):
+    """A value of the checker's function in the student's graph; its gradient is asked of the checker."""
+
+    @staticmethod
+    def forward(ctx: Any, ask: Callable[[torch.Tensor], Any], value: torch.Tensor, *_: Any) -> torch.Tensor:
+        ctx.ask = ask
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        return (None, None, *ctx.ask(cotangents[0]))
 
 
 def _gradient(target: Any, args: Any, kwargs: Any, wrt: list[int], cotangent: Any) -> dict[str, Any]:

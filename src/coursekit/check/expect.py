@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .compare import as_numpy, distance, tolerance_of
+from .compare import as_numpy, distance, dtype_name, tolerance_of
 from .port import Finding, conform, describe_value
 
 Map = Callable[..., Any]
@@ -64,6 +64,11 @@ def _how_far(got: Any, want: Any, far: float) -> str:
         return f"That fails at {int((a != b).sum())} of {a.size} places."
     if not np.isfinite(far):
         return "That does not hold."
+    if dtype_name(a) in ("float64", "complex128") and 1e-9 < far < 3e-6:
+        return (
+            f"That is off by {far:.1g} of the largest value, about as much as float32 rounds: has something become "
+            "float32 on the way?"
+        )
     return (
         f"That is off by {far:.1g} of the largest value."
         if far < 0.1

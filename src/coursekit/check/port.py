@@ -185,8 +185,11 @@ def _serve(data: bytes, functions: Sequence[Callable[..., Any]]) -> bytes:
                 name = x.type if isinstance(x, Foreign) else "tensor on another device"
                 words = f"the function you were given takes arrays and numbers, and was called with a {name}"
                 return encode({"error": words})
+        function = functions[m["target"]]
+        if "cotangent" in m:
+            return encode({"value": _pull_back(function, m)})
         with torch.no_grad():
-            value = functions[m["target"]](*m["args"], **m["kwargs"])
+            value = function(*m["args"], **m["kwargs"])
         return encode({"value": value})
     except CodecError as error:
         return encode({"error": f"the function you were given could not be called: {error}"})
@@ -194,6 +197,17 @@ def _serve(data: bytes, functions: Sequence[Callable[..., Any]]) -> bytes:
         return encode(
             {"error": f"the function you were given could not be evaluated on this: {str(error)[:200]}"}
         )
+
+
+def _pull_back(function: Callable[..., Any], m: dict[str, Any]) -> list[Any]:
+    """The gradient of ``sum(function(*args) * cotangent)`` for each argument that is learned through."""
+    args = list(m["args"])
+    leaves = [args[i].requires_grad_() for i in m["wrt"]]
+    with torch.enable_grad():
+        value = function(*args, **m["kwargs"])
+        if not value.requires_grad:
+            return [None] * len(leaves)
+        return list(torch.autograd.grad(value, leaves, m["cotangent"], allow_unused=True))
 
 
 class Handle:
@@ -309,9 +323,9 @@ class Handle:
         if reply.get("changed") and "inplace" not in self._ask._free:
             names = " and ".join(f"`{n}`" for n in dict.fromkeys(reply["changed"]))
             raise Finding(
-                f"Your code changes its input {names} in place: after the call the array that was "
-                "handed in is another one. "
-                f"Work on a copy, or build the result from new tensors.{self._shown()}",
+                f"Your code changes its input {names} in place: after the call, what was handed in is "
+                "another. "
+                f"Work on a copy, or build the result anew.{self._shown()}",
                 "inplace",
             )
         return value

@@ -94,6 +94,97 @@ def test_general_faults_have_words_of_their_own(answer, kind, words):
     assert verdict.points == 0
 
 
+def test_a_result_of_single_precision_that_was_cast_back_is_told_as_such():
+    verdict = judge(lambda x, r: (turn(x, r).float() * (1 / 3)).double() * 3)
+    assert verdict.kind == "property"
+    assert "become float32 on the way" in verdict.message
+
+
+def _exercise(reference, check):
+    """An exercise with these two and with wrong answers that nobody gives."""
+    others = tuple((lambda *_, k=k: float(k)) for k in range(6))
+    return Exercise(
+        name="small",
+        lesson="01_toys",
+        title="Small",
+        points=1,
+        statement="Do it.",
+        reference=reference,
+        alternatives=(reference, reference),
+        misconceptions=tuple(
+            Misconception(f, f"You always return the number {k}.", f"always_{k}")
+            for k, f in enumerate(others)
+        ),
+        hints=("one", "two", "three"),
+        checks=(check,),
+        objective="do it",
+    )
+
+
+def test_lists_and_dictionaries_changed_in_place_are_noticed():
+    def total(steps, names):
+        return sum(a + b for a, b in steps["all"]) + len(names)
+
+    def check(ask):
+        close(ask({"all": [(1, 2), [3, 4]]}, ["a"]), 11, "The sum of all steps and the number of names")
+
+    def after(change):
+        def answer(steps, names):
+            value = total(steps, names)
+            change(steps, names)
+            return value
+
+        return answer
+
+    exercise = _exercise(total, check)
+    for change in (
+        lambda steps, names: steps["all"].reverse(),
+        lambda steps, names: steps["all"][1].append(5),
+        lambda steps, names: steps.clear(),
+        lambda steps, names: steps.update(more=1),
+    ):
+        verdict = judge(after(change), exercise)
+        assert (verdict.status, verdict.kind) == ("wrong", "inplace")
+        assert "`steps` in place" in verdict.message
+    assert "`names`" in judge(after(lambda steps, names: names.pop()), exercise).message
+    same = after(lambda steps, names: (steps.update(all=list(steps["all"])), names.sort()))
+    assert judge(same, exercise).status == "correct"
+
+
+def test_a_gradient_flows_through_a_function_that_is_handed_in():
+    x = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+
+    def square(x):
+        return x * x
+
+    def twice(f, x):
+        return f(f(x) + x)
+
+    def check(ask):
+        with_grad = x.clone().requires_grad_()
+        (want,) = torch.autograd.grad(twice(square, with_grad).sum(), with_grad)
+        close(ask(square, x), twice(square, x), "The function of the function")
+        got = ask.gradient(square, x, wrt=1)
+        close(torch.zeros_like(x) if got is None else got, want, "The gradient is that of the chain rule")
+
+    def in_two_lines(f, x):
+        y = x + f(x)
+        return f(y)
+
+    def cut(f, x):
+        return f(f(x).detach() + x)
+
+    def cut_by_mode(f, x):
+        with torch.no_grad():
+            y = f(x)
+        return f(y + x)
+
+    exercise = _exercise(twice, check)
+    assert judge(in_two_lines, exercise).status == "correct"
+    for answer in (cut, cut_by_mode):
+        assert "chain rule" in judge(answer, exercise).message
+
+
 def test_an_exception_names_the_students_own_line():
     def helper(x):
         return x @ torch.ones(3, dtype=x.dtype)
