@@ -966,6 +966,35 @@ def _step_every_other_pixel(f: Tensor, layer: Map, transition: Map) -> Tensor:
     return transition(torch.cat([_centre(f, new), new], 1))[..., ::2, ::2].clone()
 
 
+def _step_crops_last(f: Tensor, layer: Map, transition: Map) -> Tensor:
+    new = layer(f)
+    b = (f.shape[-1] - new.shape[-1]) // 2
+    y = transition(torch.cat((f, F.pad(new, (b, b, b, b))), 1))
+    return _halved(y[..., b:-b, b:-b])
+
+
+def _step_layer_twice(f: Tensor, layer: Map, transition: Map) -> Tensor:
+    b = (f.shape[-1] - layer(f).shape[-1]) // 2
+    return _halved(transition(torch.cat((f[..., b:-b, b:-b], layer(f)), 1)))
+
+
+def _step_transition_twice(f: Tensor, layer: Map, transition: Map) -> Tensor:
+    new = layer(f)
+    both = torch.cat((_centre(f, new), new), 1)
+    n, fields = f.shape[2], transition(both).shape[1]
+    return F.avg_pool2d(transition(both).flatten(1, 2), 2).unflatten(1, (fields, n))
+
+
+def _step_detaches_new(f: Tensor, layer: Map, transition: Map) -> Tensor:
+    new = layer(f).detach()
+    return _halved(transition(torch.cat((_centre(f, new), new), 1)))
+
+
+def _step_detaches_old(f: Tensor, layer: Map, transition: Map) -> Tensor:
+    new = layer(f)
+    return _halved(transition(torch.cat((_centre(f, new).detach(), new), 1)))
+
+
 # ---------------------------------------------------------------------------------------------- checks
 
 
@@ -1039,21 +1068,34 @@ def _check_answers_numbers(ask: Ask) -> None:
 
 
 def _learns(
-    ask: Ask, reference: Callable[..., Tensor], args: tuple[Any, ...], learned: Sequence[int], names: str
+    ask: Ask, reference: Callable[..., Tensor], args: tuple[Any, ...], learned: dict[int, str]
 ) -> None:
-    """A network is trained through this answer: its gradients are those of the reference."""
+    """A network is trained through this answer: its gradients are those of the reference.
+
+    ``learned`` names the arguments that gradients must reach, by their number.
+    """
     inputs = [a.clone().requires_grad_() if i in learned else a for i, a in enumerate(args)]
     y = reference(*inputs)
     cotangent = _random(*y.shape, seed=40)
     want = torch.autograd.grad((y * cotangent).sum(), [inputs[i] for i in learned])
     found = ask.gradient(*args, wrt=list(learned), cotangent=cotangent)
-    for mine, theirs in zip(found, want, strict=True):
-        expect(
-            mine is not None,
-            f"The numbers are right, but no gradient flows to {names}, and a network shall learn through this function: "
-            "stay in torch, without numpy, `.detach()`, `.item()` or a new tensor made from numbers.",
+    reached = [name for name, mine in zip(learned.values(), found, strict=True) if mine is not None]
+    missing = [name for name in learned.values() if name not in reached]
+    there = f" ({' and '.join(reached)}: as it should be)" if reached else ""
+    expect(
+        not missing,
+        f"The numbers are right, but no gradient flows to {' and '.join(missing)}{there}, and a network shall learn "
+        "through this function: stay in torch, without numpy, `.detach()`, `.data`, `.item()`, `torch.no_grad()` or a new "
+        "tensor made from numbers.",
+    )
+    for name, mine, theirs in zip(learned.values(), found, want, strict=True):
+        close(
+            mine,
+            theirs,
+            f"The numbers are right, but the gradient that reaches {name} is another than that of the formula: a part of "
+            "what you compute is cut off from it.",
+            tol=1e-6,
         )
-        close(mine, theirs, f"The gradient with respect to {names} is that of the formula", tol=1e-6)
 
 
 Moves = list[tuple[str, Map, Map]]
@@ -1149,8 +1191,8 @@ def _check_lift_sizes(ask: Ask) -> None:
 
 
 def _check_lift_learns(ask: Ask) -> None:
-    args = (_random(1, 2, 4, 5, seed=41), _random(2, 2, 3, 3, seed=42), 8)
-    _learns(ask, lift, args, (0, 1), "`x` and `w`")
+    args = (_random(1, 2, 4, 5, seed=41), _random(3, 2, 3, 3, seed=42), 8)
+    _learns(ask, lift, args, {0: "`x`", 1: "`w`"})
 
 
 def _check_field_places(ask: Ask) -> None:
@@ -1301,7 +1343,7 @@ def _check_taps_numbers(ask: Ask) -> None:
 
 
 def _check_taps_learn(ask: Ask) -> None:
-    _learns(ask, group_taps, (_random(2, 2, 8, 3, 3, seed=43), *_tables(P4M)), (0,), "`w`")
+    _learns(ask, group_taps, (_random(2, 2, 8, 3, 3, seed=43), *_tables(P4M)), {0: "`w`"})
 
 
 def _norm_library(f: Tensor, parameters: dict[str, Tensor], eps: float) -> Tensor:
@@ -1403,7 +1445,7 @@ def _check_norm_single(ask: Ask) -> None:
 def _check_norm_learns(ask: Ask) -> None:
     weights = torch.tensor([1.0, -2.0], dtype=torch.float64), torch.tensor([0.5, 0.1], dtype=torch.float64)
     args = (_uneven(2, 2, 4, 2, 3, seed=44), *weights, 0.01)
-    _learns(ask, group_batch_norm, args, (0, 1, 2), "`f`, `weight` and `bias`")
+    _learns(ask, group_batch_norm, args, {0: "`f`", 1: "`weight`", 2: "`bias`"})
 
 
 _POOL3 = (3, 2, 1)
@@ -1590,6 +1632,44 @@ def _check_step_crop(ask: Ask) -> None:
         _library_step(single, _all_ones, _as_it_is),
         "float32 stays float32",
     )
+
+
+def _normed(f: Tensor) -> Tensor:
+    """A batch norm in training: what comes out at one pixel depends on all."""
+    return torch.relu(F.batch_norm(f, None, None, training=True))
+
+
+def _check_step_batch_norm(ask: Ask) -> None:
+    """The step as the lesson uses it: a batch norm stands before each convolution."""
+    calls = {"layer": 0, "transition": 0}
+
+    def layer(f: Tensor) -> Tensor:
+        calls["layer"] += 1
+        return _conv(_normed(f), _LAYER3, P4)
+
+    def transition(f: Tensor) -> Tensor:
+        calls["transition"] += 1
+        return _conv(_normed(f), _MIX4, P4)
+
+    f = _random(2, 3, 4, 8, 6, seed=38) + 1
+    got = ask(f, layer, transition)
+    made = dict(calls)
+    close(
+        got,
+        _library_step(f, layer, transition),
+        "Where `layer` and `transition` hold a batch norm in training, each must be given the pixels that the statement "
+        "names, no more and no fewer.",
+    )
+    for name, times in made.items():
+        expect(times == 1, "", id=f"_step_{name}_twice")
+
+
+def _check_step_learns(ask: Ask) -> None:
+    for layer, transition, f in (
+        (_p4_layer, _p4_transition, _random(2, 3, 4, 6, 8, seed=39)),
+        (_p4m_layer, _p4m_transition, _random(1, 2, 8, 8, 6, seed=46)),
+    ):
+        _learns(ask, dense_step, (f, layer, transition), {0: "`f`"})
 
 
 # ------------------------------------------------------------------------------------------- exercises
@@ -2312,8 +2392,11 @@ Write `dense_step(f, layer, transition)`: one dense block and its transition, th
 - First the new fields: `layer` of f. Then f, cut to the size of the new fields (its middle: b rows and columns less on
   each side), and after it on axis 1 the new fields. Then `transition` of both together. Last the mean over each 2 × 2
   pixels, plane by plane.
+- Call `layer` and `transition` once each, and hand them just that. Both may hold a batch norm in training: it takes its
+  means over every pixel that it is given, and notes them down at each call.
 - H and W may differ; H − 2b and W − 2b are even.
-- Returns (B, C'', n, (H − 2b)/2, (W − 2b)/2), where C'' is what `transition` makes, dtype as in `f`.
+- Returns (B, C'', n, (H − 2b)/2, (W − 2b)/2), where C'' is what `transition` makes, dtype as in `f`. Gradients flow to
+  `f`, by way of both functions. `f` itself stays as it is.
 """.strip(),
     reference=dense_step,
     alternatives=(_step_by_padding, _step_by_slices, _step_narrowed),
@@ -2363,6 +2446,31 @@ Write `dense_step(f, layer, transition)`: one dense block and its transition, th
             _step_every_other_pixel,
             "You keep every other pixel instead of the mean. The kept ones lie to one side, so this does not follow a turn.",
         ),
+        Misconception(
+            _step_crops_last,
+            "You cut after the transition, and until then the new fields carry a border of zeros. A batch norm in the "
+            "transition takes its means over that border too: cut f first.",
+        ),
+        Misconception(
+            _step_layer_twice,
+            "You call `layer` more than once, perhaps to learn the size of what it makes. A batch norm inside notes down "
+            "the means of its batch at every call: call it once and keep the result.",
+        ),
+        Misconception(
+            _step_transition_twice,
+            "You call `transition` more than once. It takes time, and a batch norm inside notes down the means of its "
+            "batch at every call: call it once and keep the result.",
+        ),
+        Misconception(
+            _step_detaches_new,
+            "The numbers are right, but the new fields are cut off from the gradient (`.detach()`, `torch.no_grad()`): "
+            "`layer` would never learn.",
+        ),
+        Misconception(
+            _step_detaches_old,
+            "The numbers are right, but the old fields are cut off from the gradient (`.detach()`, `torch.no_grad()`): "
+            "the layers before this step would learn by way of `layer` alone.",
+        ),
     ),
     hints=(
         "Four lines: the new fields; the middle of f; both through the transition; the mean of each 2 × 2 pixels.",
@@ -2371,5 +2479,5 @@ Write `dense_step(f, layer, transition)`: one dense block and its transition, th
         "`F.avg_pool2d` takes four axes: `flatten(1, 2)` joins fields and planes to maps, and `unflatten(1, (C'', n))` parts "
         "them again.",
     ),
-    checks=(_check_step_crop, _check_step_map),
+    checks=(_check_step_crop, _check_step_map, _check_step_batch_norm, _check_step_learns),
 )

@@ -226,6 +226,14 @@ def _unusual_and_right():
         small = F.interpolate(y, size=(y.shape[2], y.shape[3] // 2, y.shape[4] // 2), mode="area")
         return small
 
+    def step_with_modules_of_its_own(f, layer, transition):
+        made = layer(f)
+        rows, columns = made.size(-2), made.size(-1)
+        top, left = (f.size(-2) - rows) // 2, (f.size(-1) - columns) // 2
+        kept = torch.nn.functional.pad(f, (-left, -left, -top, -top))
+        y = torch.nn.Identity()(transition(torch.cat((kept, made), 1)))
+        return torch.nn.AvgPool3d((1, 2, 2))(y)
+
     return [
         (FOUR_ANSWERS, answers_einsum),
         (FOUR_ANSWERS, answers_numpy),
@@ -256,6 +264,7 @@ def _unusual_and_right():
         (COUNT_WEIGHTS, counts_as_tensors),
         (DENSE_STEP, step_split),
         (DENSE_STEP, step_interpolated),
+        (DENSE_STEP, step_with_modules_of_its_own),
     ]
 
 
@@ -450,20 +459,82 @@ def _unlisted_and_wrong():
     ]
 
 
-def test_a_layer_through_which_nothing_learns_is_told():
-    def detached(w, table, inverse):
+def _numbers_only():
+    """Answers with the right numbers through which not everything learns, and what the message must name."""
+
+    def lift_filters_cut(x, w, n):
+        return LIFT.reference(x, w.detach(), n)
+
+    def lift_made_of_numbers(x, w, n):
+        return torch.tensor(LIFT.reference(x, w, n).tolist(), dtype=x.dtype)
+
+    def taps_detached(w, table, inverse):
         return GROUP_TAPS.reference(w.detach(), table, inverse)
 
-    def through_numpy(f, weight, bias, eps):
+    def norm_through_numpy(f, weight, bias, eps):
         a = f.detach().numpy()
         mean, variance = a.mean((0, 2, 3, 4), keepdims=True), a.var((0, 2, 3, 4), keepdims=True)
         normal = torch.from_numpy((a - mean) / np.sqrt(variance + eps))
         return normal * weight.view(-1, 1, 1, 1) + bias.view(-1, 1, 1, 1)
 
-    for exercise, answer in ((GROUP_TAPS, detached), (GROUP_BATCH_NORM, through_numpy)):
-        verdict = exercise.judge(answer)
-        assert verdict.status == "wrong"
-        assert "no gradient flows" in verdict.message
+    def norm_weight_data(f, weight, bias, eps):
+        return GROUP_BATCH_NORM.reference(f, weight.data, bias, eps)
+
+    def norm_two_kept_back(f, weight, bias, eps):
+        return GROUP_BATCH_NORM.reference(f, weight.data, bias.detach(), eps)
+
+    def norm_mean_detached(f, weight, bias, eps):
+        mean = f.mean((0, 2, 3, 4), keepdim=True).detach()
+        root = ((f - mean).square().mean((0, 2, 3, 4), keepdim=True) + eps).sqrt()
+        return (f - mean) / root * weight.view(-1, 1, 1, 1) + bias.view(-1, 1, 1, 1)
+
+    def step_new_detached(f, layer, transition):
+        new = layer(f).detach()
+        b = (f.shape[-1] - new.shape[-1]) // 2
+        return F.avg_pool3d(transition(torch.cat([f[..., b:-b, b:-b], new], 1)), (1, 2, 2))
+
+    def step_layer_without_grad(f, layer, transition):
+        with torch.no_grad():
+            new = layer(f)
+        b = (f.shape[-1] - new.shape[-1]) // 2
+        return F.avg_pool3d(transition(torch.cat([f[..., b:-b, b:-b], new], 1)), (1, 2, 2))
+
+    def step_pools_in_numpy(f, layer, transition):
+        y = DENSE_STEP.reference(f, layer, transition)
+        return torch.from_numpy(y.detach().numpy().copy())
+
+    def step_transition_without_grad(f, layer, transition):
+        def quiet(x):
+            with torch.no_grad():
+                return transition(x)
+
+        return DENSE_STEP.reference(f, layer, quiet)
+
+    return [
+        (LIFT, lift_filters_cut, "no gradient flows to `w` (`x`: as it should be)"),
+        (LIFT, lift_made_of_numbers, "no gradient flows to `x` and `w`,"),
+        (GROUP_TAPS, taps_detached, "no gradient flows to `w`,"),
+        (
+            GROUP_BATCH_NORM,
+            norm_through_numpy,
+            "no gradient flows to `f` (`weight` and `bias`: as it should be)",
+        ),
+        (
+            GROUP_BATCH_NORM,
+            norm_weight_data,
+            "no gradient flows to `weight` (`f` and `bias`: as it should be)",
+        ),
+        (GROUP_BATCH_NORM, norm_two_kept_back, "no gradient flows to `weight` and `bias` (`f`:"),
+        (
+            GROUP_BATCH_NORM,
+            norm_mean_detached,
+            "the gradient that reaches `f` is another than that of the formula",
+        ),
+        (DENSE_STEP, step_new_detached, "the new fields are cut off from the gradient"),
+        (DENSE_STEP, step_layer_without_grad, "the new fields are cut off from the gradient"),
+        (DENSE_STEP, step_pools_in_numpy, "no gradient flows to `f`,"),
+        (DENSE_STEP, step_transition_without_grad, "no gradient flows to `f`,"),
+    ]
 
 
 def _name(pair):
@@ -482,3 +553,10 @@ def test_a_wrong_answer_that_nobody_listed_gets_a_sentence_and_no_points(exercis
     verdict = exercise.judge(answer)
     assert (verdict.status, verdict.points) == ("wrong", 0)
     assert len(verdict.message.split()) > 5
+
+
+@pytest.mark.parametrize(("exercise", "answer", "words"), _numbers_only(), ids=_name)
+def test_an_answer_through_which_something_does_not_learn_is_told_what(exercise, answer, words):
+    verdict = exercise.judge(answer)
+    assert (verdict.status, verdict.points) == ("wrong", 0)
+    assert words in verdict.message
