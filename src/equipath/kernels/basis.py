@@ -12,13 +12,14 @@ basis filters the second is several times cheaper. ``kernels/evaluate.py`` predi
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from equipath.kernels.evaluate import basis_conv_work, cheapest, dense_conv2d
+from equipath.kernels.evaluate import basis_conv_work, cheapest, dense_conv2d, preferred, price
 
 
 def crop_filters(basis: Tensor) -> list[Tensor]:
@@ -110,10 +111,19 @@ class _Factored(torch.autograd.Function):
         return grad_x, grad_weight, None, *[None] * len(filters)
 
 
+@lru_cache(maxsize=4096)
+def _cheaper(
+    shape: tuple[int, ...], out_channels: int, supports: tuple[int, ...], kernel_size: int, dtype: torch.dtype,
+    device: str,
+) -> str:  # fmt: skip
+    works = basis_conv_work(shape, out_channels, supports, kernel_size, dtype)
+    return min(works, key=lambda name: price(works[name], device))
+
+
 def evaluation(
     x: Tensor,
     out_channels: int,
-    filters: Sequence[Tensor],
+    supports: tuple[int, ...],
     kernel_size: int,
     stride: int = 1,
     dilation: int = 1,
@@ -123,17 +133,22 @@ def evaluation(
 
     Strided, dilated and grouped layers are always expanded; ``evaluate.prefer`` forces one for the others.
     """
-    if (stride, dilation, groups) != (1, 1, 1):
+    if stride != 1 or dilation != 1 or groups != 1:
         return "expand"
-    supports = [f.shape[-1] for f in filters]
-    return cheapest(basis_conv_work(x.shape, out_channels, supports, kernel_size, x.dtype), x)
+    if torch.compiler.is_compiling():  # symbolic sizes cannot be remembered
+        return cheapest(basis_conv_work(x.shape, out_channels, supports, kernel_size, x.dtype), x)
+    name = preferred()
+    if name in ("expand", "factor"):
+        return str(name)
+    return _cheaper(tuple(x.shape), out_channels, supports, kernel_size, x.dtype, x.device.type)
 
 
 def basis_conv2d(
     x: Tensor,
     out_channels: int,
     kernel_size: int,
-    filters: Sequence[Tensor],
+    supports: tuple[int, ...],
+    filters: Callable[[], Sequence[Tensor]],
     mixing: Callable[[], Tensor],
     dense: Callable[[], Tensor],
     bias: Tensor | None = None,
@@ -145,13 +160,13 @@ def basis_conv2d(
     """Convolve with the mixtures ``Σ_n mixing[o, c, n] filters[n]``: (B, C, H, W) to (B, O, H', W').
 
     Args:
-        filters: the basis, each filter cropped to its taps (``crop_filters``), of a bank of side
-            ``kernel_size``.
-        mixing: gives the mixing weights (O, C, n); called if the layer is factored.
-        dense: gives the dense filters (O, C / groups, k, k); called if it is expanded. Both are functions, so
-            that a layer computes (or remembers) only the one that is used.
+        supports: sides of the basis filters, each cropped to its taps (``crop_filters``).
+        filters: gives these, of a bank of side ``kernel_size``; called if the layer is factored, as is
+        mixing: gives the mixing weights (O, C, n).
+        dense: gives the dense filters (O, C / groups, k, k); called if it is expanded. All are functions, so
+            that a layer computes (or remembers) only what is used.
     """
-    if evaluation(x, out_channels, filters, kernel_size, stride, dilation, groups) == "expand":
+    if evaluation(x, out_channels, supports, kernel_size, stride, dilation, groups) == "expand":
         return dense_conv2d(x, dense(), bias, stride, padding, dilation, groups)
     weight = mixing()
     if torch.is_autocast_enabled(x.device.type):
@@ -159,6 +174,6 @@ def basis_conv2d(
         low = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(low), weight.to(low)
         bias = None if bias is None else bias.to(low)
-    padding -= (kernel_size - max(f.shape[-1] for f in filters)) // 2
-    out = factored_conv2d(x, weight, filters, padding)
+    padding -= (kernel_size - max(supports)) // 2
+    out = factored_conv2d(x, weight, filters(), padding)
     return out if bias is None else out + bias[:, None, None]

@@ -49,7 +49,7 @@ class _SREBase(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         basis = ring_basis(kernel_size, self.weight.dtype).to(self.weight.device)
         self.register_buffer("basis", basis, persistent=False)  # recomputed, so never stale in a state_dict
-        self._supports = [f.shape[-1] for f in crop_filters(basis)]
+        self._supports = tuple(f.shape[-1] for f in crop_filters(basis))
         self._kept = KeptFilters()
         self.reset_parameters()
 
@@ -176,14 +176,14 @@ class SREConv2d(_SREBase):
         if self.padding_mode != "zeros" and padding:
             x, padding = F.pad(x, (padding,) * 4, mode=self.padding_mode), 0
         return basis_conv2d(
-            x, self.out_channels, self.kernel_size, self._cropped(), lambda: self.weight, self._dense, self.bias,
-            self.stride, padding, self.dilation, self.groups,
+            x, self.out_channels, self.kernel_size, self._supports, self._cropped, lambda: self.weight,
+            self._dense, self.bias, self.stride, padding, self.dilation, self.groups,
         )  # fmt: skip
 
     def evaluation(self, x: Tensor) -> str:
         """How this input would be filtered: "expand" or "factor" (``kernels/basis.py``)."""
         return evaluation(
-            x, self.out_channels, self._cropped(), self.kernel_size, self.stride, self.dilation, self.groups
+            x, self.out_channels, self._supports, self.kernel_size, self.stride, self.dilation, self.groups
         )
 
     def to_plain(self) -> nn.Conv2d:

@@ -142,7 +142,7 @@ class SteerableConv2d(nn.Module):
         made = tyings(kernel_size, GROUPS[group])
         bank = planar_bank(kernel_size)
         self.register_buffer("bank", bank.to(**factory), persistent=False)
-        self._supports = [f.shape[-1] for f in crop_filters(bank)]
+        self._supports = tuple(f.shape[-1] for f in crop_filters(bank))
         self._kept = KeptFilters()
         counts = {"scalar": self.in_fields.scalars, "vector": self.in_fields.vectors}
         outs = {"scalar": self.out_fields.scalars, "vector": self.out_fields.vectors}
@@ -240,13 +240,13 @@ class SteerableConv2d(nn.Module):
         if self.padding_mode != "zeros" and padding:
             x, padding = F.pad(x, (padding,) * 4, mode=self.padding_mode), 0
         return basis_conv2d(
-            x, self.out_fields.channels, self.kernel_size, self._cropped(), self._mixing, self._dense,
-            self._full_bias(), self.stride, padding,
+            x, self.out_fields.channels, self.kernel_size, self._supports, self._cropped, self._mixing,
+            self._dense, self._full_bias(), self.stride, padding,
         )  # fmt: skip
 
     def evaluation(self, x: Tensor) -> str:
         """How this input would be filtered: "expand" or "factor" (``kernels/basis.py``)."""
-        return evaluation(x, self.out_fields.channels, self._cropped(), self.kernel_size, self.stride)
+        return evaluation(x, self.out_fields.channels, self._supports, self.kernel_size, self.stride)
 
     def _cropped(self) -> list[Tensor]:
         half = self.kernel_size // 2

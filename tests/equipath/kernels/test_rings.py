@@ -66,8 +66,8 @@ def test_asymmetric_filters_and_small_supports_in_both_evaluations(padding):
     for how in ("expand", "factor"):
         with prefer(how):
             y = basis_conv2d(
-                x, 4, 7, crop_filters(basis), lambda: weight, lambda: expand_filters(weight, basis), bias,
-                padding=padding,
+                x, 4, 7, (1, 3, 5), lambda: crop_filters(basis), lambda: weight,
+                lambda: expand_filters(weight, basis), bias, padding=padding,
             )  # fmt: skip
         results.append([y, *torch.autograd.grad(y.pow(3).sum(), [x, weight])])
     for a, b in zip(*results, strict=True):
