@@ -29,6 +29,24 @@ def training_step(forward, leaves, seed) -> Step:
     return step
 
 
+# Asked from 16 fields up. Beyond these, starting a layer in Python shows beside a convolution of a millisecond.
+FEW = (
+    "asked from 16 fields up; at 4, the row 'bare module' shows what any module costs that does no more than call "
+    "this convolution and view its input and output as fields"
+)
+
+
+class Bare(torch.nn.Module):
+    """No more than a convolution with ready-made taps, of fields seen as maps."""
+
+    def __init__(self, taps: torch.Tensor) -> None:
+        super().__init__()
+        self.taps = taps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x.flatten(1, 2), self.taps, padding=1).view(x.shape)
+
+
 def quiet(forward) -> Step:
     def step() -> object:
         with torch.no_grad():
@@ -118,7 +136,21 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
                 chosen=chosen_still,
                 goal=1.02,
                 device=device,
+                note=FEW if fields < 16 else "",
             )
+            if fields == 4:
+                bare = Bare(taps.detach())
+                yield compare(
+                    f"bare module, {label}, inference",
+                    "conv2d",
+                    shape,
+                    {"bare": quiet(lambda bare=bare, x=x: bare(x))},
+                    quiet(ready),
+                    chosen="bare",
+                    goal=2.0,
+                    device=device,
+                    note="not a layer of ours: for comparison",
+                )
             peer = e2cnn_convolution(name, fields, flat) if device.type == "cpu" else None
             if peer is not None:
                 other, tensor = peer
