@@ -148,7 +148,8 @@ question_pose.reveal(
 # where turn is a quarter turn counter-clockwise, as in `torch.rot90`.
 #
 # - `patch`: float tensor (N, 3, 3), N patches. `w`: float tensor (3, 3), the stencil, same dtype.
-# - Returns (N, 4), dtype as in `patch`: entry [p, r] is the answer of the stencil turned r times about patch p.
+# - Returns (N, 4), dtype as in `patch`: entry [p, r] is the answer of the stencil turned r times about patch p. Neither input
+#   is changed.
 
 # %% nbgrader={"grade_id": "four-answers", "solution": true}
 def four_answers(patch, w):
@@ -227,8 +228,8 @@ question_roll.reveal(
 # %% [markdown]
 # ### Exercise 2: the lifting convolution (2 points)
 #
-# Write `lift(x, w, n)`: the lifting convolution Z² → G. Output plane g is the picture correlated with the filter
-# moved by element g:
+# Write `lift(x, w, n)`: the lifting convolution Z² → G, from the grid of pixels to the group. Output plane g is the
+# picture correlated with the filter moved by element g (a pose; the places are what `F.conv2d` takes care of):
 #
 # $$y_{b,o,g} = \sum_i x_{b,i} \star (g\, w_{o,i}), \qquad g = 0 \ldots n - 1,$$
 #
@@ -316,7 +317,8 @@ question_plane.reveal(
 #
 # $$(g \cdot f)_h = \text{move}\big(f_{g^{-1} h},\ g\big).$$
 #
-# - `f`: float tensor (B, C, n, H, W) with one plane for each of the n = 4 or 8 elements. `g`: a whole number, 0 … n − 1.
+# - `f`: float tensor (B, C, n, H, W): C fields, each with one plane for each of the n = 4 or 8 elements. `g`: a whole number,
+#   0 … n − 1.
 # - `table`: int64 tensor (n, n); `table[a, b]` is the product ab, in which b acts first. `inverse`: int64 tensor (n,);
 #   `inverse[a]` undoes a.
 # - `move(x, g)`, given, moves the two last axes of any tensor by element g.
@@ -408,7 +410,8 @@ explore(
 #
 # ⋆ is what `F.conv2d` computes: stride 1, no padding.
 #
-# - `f`: float tensor (B, I, n, H, W), n = 4 or 8. `w`: float tensor (O, I, n, k, k), same dtype, any k ≥ 1 that fits.
+# - `f`: float tensor (B, I, n, H, W): I fields of n = 4 or 8 planes. `w`: float tensor (O, I, n, k, k), same dtype, any k ≥ 1
+#   that fits.
 # - `table`, `inverse` and `move` as in exercise 3. No speed is asked for: loops are welcome.
 # - Returns (B, O, n, H − k + 1, W − k + 1), dtype as in `f`. Neither input is changed.
 
@@ -493,13 +496,15 @@ for g in range(8):
 # %% [markdown]
 # ### Exercise 5: one convolution for the whole group (3 points)
 #
-# Write `group_taps(w, table, inverse)`: the filters of the one ordinary convolution that a group convolution is. With
-# them, `F.conv2d(f.flatten(1, 2), taps)` gives the same numbers as exercise 4: field i, plane h is input map i·n + h, and
+# Write `group_taps(w, table, inverse)`: the bank of the one ordinary convolution that a group convolution is. With
+# it, `F.conv2d(f.flatten(1, 2), taps)` gives the same numbers as exercise 4: field i, plane h is input map i·n + h, and
 # field o, plane g is output map o·n + g.
 #
 # - `w`: float tensor (O, I, n, k, k), n = 4 or 8. `table`, `inverse` and `move` as in exercise 3.
 # - Returns (O·n, I·n, k, k), dtype as in `w`, with gradients that flow to `w`. The k × k entry [o·n + g, i·n + h] is
-#   `move(w[o, i, g⁻¹h], g)`.
+#   `move(w[o, i, g⁻¹h], g)`. `w` itself stays as it is.
+# - Speed counts: your network of exercise 10 calls this at every step, with up to 48 fields. A loop over the n elements is
+#   fast. With a loop over o and i as well the check still passes, but a step of training then takes some forty times as long.
 
 # %% nbgrader={"grade_id": "group-taps", "solution": true}
 def group_taps(w, table, inverse):
@@ -638,11 +643,13 @@ print(f"your layer against e2cnn's: {relative(one_convolution(f8, your_weights),
 # Write `count_weights(kind, c_in, c_out, k, n)`: the number of weights of a layer, without bias, and of the plain
 # convolution that computes it.
 #
-# - `kind`: "lift" (picture to field), "group" (field to field) or "plane" (field to planar maps). `c_in`, `c_out`: numbers of
-#   channels; where a side is a field, of fields. `k`: side of the filter. `n`: planes of a field, 4 or 8.
-# - Returns two whole numbers, (free, plain). free: how many numbers the layer learns, which is the size of `w` in exercise
-#   2, 4 or 8. plain: how many weights the filters of the one ordinary convolution have that gives the same maps, where a
-#   field counts as n maps.
+# - `kind`: "lift" (from a picture to fields, exercise 2), "group" (from fields to fields, exercise 4) or "plane" (from
+#   fields back to planar maps, which you will write as exercise 9: for each pair of field and map it learns one planar
+#   filter of k × k; plane h sees that filter moved by h, and the planes are added up).
+# - `c_in`, `c_out`: numbers of channels of a picture or of planar maps, or of fields. `k`: side of the filter. `n`: planes of
+#   a field, 4 or 8.
+# - Returns two whole numbers, (free, plain). free: how many numbers the layer learns, all filters together. plain: how many
+#   weights the one ordinary convolution has that gives the same maps, where a field counts as n maps.
 
 # %% nbgrader={"grade_id": "count-weights", "solution": true}
 def count_weights(kind, c_in, c_out, k, n):
@@ -907,7 +914,8 @@ for name, norm, axes in (
 # - A step is exact on a grid if at least one window fits and the last window ends on the last pixel (of the padded grid):
 #   then the windows lie alike from both ends. A size is exact if every step is exact on the grid that reaches it.
 # - kernel and stride are at least 1, padding at least 0. `largest`: a whole number, at least 1.
-# - Returns a list of whole numbers, rising: every exact size from 1 to `largest`, both included.
+# - Returns a list of whole numbers, rising: every exact size (of the picture, before the first step) from 1 to `largest`,
+#   both included. `steps` itself stays as it is.
 
 # %% nbgrader={"grade_id": "exact-sizes", "solution": true}
 def exact_sizes(steps, largest):
@@ -1026,8 +1034,8 @@ print("with pad_to_valid its map of answers is", tuple(padding_net(torch.zeros(1
 # %% [markdown]
 # ### Exercise 9: from the group back to the plane (2 points)
 #
-# Write `to_plane(f, w)`: the convolution G → Z². One planar filter for each pair of channels; plane h of the field sees it
-# moved by h, and the planes are added up:
+# Write `to_plane(f, w)`: the convolution G → Z², from the group back to the grid of pixels. One planar filter for each pair
+# of channels; plane h of the field sees it moved by h, and the planes are added up:
 #
 # $$y_{b,o} = \sum_{h} \sum_i f_{b,i,h} \star (h\, w_{o,i})$$
 #

@@ -107,6 +107,14 @@ def _answers_sorted(patch: Tensor, w: Tensor) -> Tensor:
     return four_answers(patch, w).sort(dim=1).values
 
 
+def _answers_turns_add_up(patch: Tensor, w: Tensor) -> Tensor:
+    out = []
+    for r in range(4):
+        w = torch.rot90(w, r)
+        out.append((patch * w).sum((1, 2)))
+    return torch.stack(out, 1)
+
+
 def _answers_added(patch: Tensor, w: Tensor) -> Tensor:
     return four_answers(patch, w).sum(1, keepdim=True).expand(-1, 4).clone()
 
@@ -169,6 +177,22 @@ def _lift_turns_only(x: Tensor, w: Tensor, n: int) -> Tensor:
 
 def _lift_turn_then_mirror(x: Tensor, w: Tensor, n: int) -> Tensor:
     return _stacked(x, [move(move(w, g % 4), 4 * (g // 4)) for g in range(n)])
+
+
+def _lift_default_axes(x: Tensor, w: Tensor, n: int) -> Tensor:
+    return _stacked(x, [torch.rot90(w.flip(-1) if g > 3 else w, g) for g in range(n)])
+
+
+def _lift_mirrors_up_down(x: Tensor, w: Tensor, n: int) -> Tensor:
+    return _stacked(x, [move(w.flip(-2) if g > 3 else w, g % 4) for g in range(n)])
+
+
+def _lift_moves_add_up(x: Tensor, w: Tensor, n: int) -> Tensor:
+    poses = []
+    for g in range(n):
+        w = move(w, g)
+        poses.append(w)
+    return _stacked(x, poses)
 
 
 def _lift_planes_outside(x: Tensor, w: Tensor, n: int) -> Tensor:
@@ -371,6 +395,23 @@ def _group_first_plane_of_filter(f: Tensor, w: Tensor, table: Tensor, inverse: T
     return torch.stack([F.conv2d(f.sum(2), move(w[:, :, g], g)) for g in range(len(table))], 2)
 
 
+def _group_taps_by_h(f: Tensor, w: Tensor, table: Tensor, inverse: Tensor) -> Tensor:
+    n = len(table)
+    return torch.stack(
+        [
+            _total([F.conv2d(f[:, :, h], move(w[:, :, int(table[inverse[g], h])], h)) for h in range(n)])
+            for g in range(n)
+        ],
+        2,
+    )
+
+
+def _group_axes_joined_apart(f: Tensor, w: Tensor, table: Tensor, inverse: Tensor) -> Tensor:
+    bank = [move(w[:, :, table[inverse[g]]], g) for g in range(len(table))]
+    maps = f.transpose(1, 2).flatten(1, 2)
+    return torch.stack([F.conv2d(maps, moved.flatten(1, 2)) for moved in bank], 2)
+
+
 def _group_mean(f: Tensor, w: Tensor, table: Tensor, inverse: Tensor) -> Tensor:
     return group_conv(f, w, table, inverse) / len(table)
 
@@ -546,6 +587,20 @@ def _norm_without_eps(f: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Te
     return group_batch_norm(f, weight, bias, 0.0)
 
 
+def _norm_own_eps(f: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return F.batch_norm(f, None, None, weight, bias, training=True)
+
+
+def _norm_weight_on_columns(f: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    normal = group_batch_norm(f, torch.ones_like(weight), torch.zeros_like(bias), eps)
+    return normal * weight + bias
+
+
+def _norm_statistics_detached(f: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    variance, mean = torch.var_mean(f.detach(), AXES, correction=0, keepdim=True)
+    return (f - mean) / (variance + eps).sqrt() * weight.view(-1, 1, 1, 1) + bias.view(-1, 1, 1, 1)
+
+
 def _norm_by_variance(f: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     spread = f.var(AXES, unbiased=False, keepdim=True) + eps
     return (f - f.mean(AXES, keepdim=True)) / spread * weight.view(-1, 1, 1, 1) + bias.view(-1, 1, 1, 1)
@@ -697,6 +752,21 @@ def _sizes_one_too_few(steps: Steps, largest: int) -> list[int]:
     return found
 
 
+def _sizes_at_the_end(steps: Steps, largest: int) -> list[int]:
+    ends = []
+    for size in exact_sizes(steps, largest):
+        n = size
+        for kernel, stride, padding in steps:
+            n = (n + 2 * padding - kernel) // stride + 1
+        ends.append(n)
+    return ends
+
+
+def _sizes_yes_or_no(steps: Steps, largest: int) -> list[bool]:
+    good = exact_sizes(steps, largest)
+    return [n in good for n in range(1, largest + 1)]
+
+
 def _sizes_that_break(steps: Steps, largest: int) -> list[int]:
     good = exact_sizes(steps, largest)
     return [n for n in range(1, largest + 1) if n not in good]
@@ -731,6 +801,10 @@ def _plane_einsum(f: Tensor, w: Tensor) -> Tensor:
     k = w.shape[-1]
     windows = f.unfold(3, k, 1).unfold(4, k, 1)
     return torch.einsum("bihyxkl,hoikl->boyx", windows, torch.stack([move(w, h) for h in range(f.shape[2])]))
+
+
+def _plane_axes_joined_apart(f: Tensor, w: Tensor) -> Tensor:
+    return F.conv2d(f.flatten(1, 2), torch.cat([move(w, h) for h in range(f.shape[2])], 1))
 
 
 def _plane_pools_first(f: Tensor, w: Tensor) -> Tensor:
@@ -1042,8 +1116,8 @@ def _check_answers_roll(ask: Ask) -> None:
         close(
             ask(torch.rot90(patch, turns, (1, 2)), w),
             got.roll(turns, 1),
-            f"When the patch is turned by {90 * turns}°, the same four numbers must come out, {turns} place"
-            f"{'s' * (turns > 1)} further",
+            f"When the patch is turned by {90 * turns}°, the four answers must change by a rule that holds for every patch "
+            "and stencil (you will find it in the next cells). Yours do not",
         )
     sensitive(lambda p: ask(p, w), patch, what="your four answers")
 
@@ -1376,8 +1450,9 @@ def _check_norm_map(ask: Ask) -> None:
         return ask(f, weights["weight"], weights["bias"], eps)
 
     for group in GROUPS:
-        square = _uneven(2, 3, group.order, 3, 3, seed=19)
-        oblong = _uneven(3, 3, group.order, 2, 4, seed=20)
+        # No axis beside axis 1 is as long as there are fields: weights on a wrong axis must not fit by chance.
+        square = _uneven(2, 3, group.order, 5, 5, seed=19)
+        oblong = _uneven(2, 3, group.order, 2, 4, seed=20)
         for f in (square, oblong):
             commutes(norm, f, _regular_moves(group), what="your batch norm")
         sensitive(norm, square, what="your batch norm")
@@ -1385,7 +1460,7 @@ def _check_norm_map(ask: Ask) -> None:
     depends(
         lambda f, p: ask(f, p["weight"], p["bias"], eps),
         lambda f, p: _norm_library(f, p, eps),
-        _uneven(2, 3, 4, 2, 3, seed=21),
+        _uneven(2, 3, 4, 2, 5, seed=21),
         weights,
     )
 
@@ -1466,7 +1541,9 @@ _CASES: tuple[tuple[str, list[tuple[int, int, int]], int], ...] = (
 
 def _check_sizes(ask: Ask) -> None:
     for name, steps, largest in _CASES:
-        got = [int(n) for n in ask(steps, largest)]
+        answer = ask(steps, largest)
+        expect(not any(isinstance(n, bool) for n in answer), "", id="_sizes_yes_or_no")
+        got = [int(n) for n in answer]
         want = exact_sizes(steps, largest)
         wrong = sorted(set(got) ^ set(want))
         if wrong:
@@ -1498,7 +1575,7 @@ def _check_plane_map(ask: Ask) -> None:
         n = group.order
         square, oblong = _random(2, 2, n, 5, 5, seed=25), _random(2, 2, n, 4, 6, seed=26)
         moves = _moves(group, group.act_regular, P4M.act)
-        _five_parts(group, ask, _plane_library, moves, w, square, oblong, "your G → Z² convolution")
+        _five_parts(group, ask, _plane_library, moves, w, square, oblong, "your way back to the plane")
 
 
 def _check_plane_sees(ask: Ask) -> None:
@@ -1524,12 +1601,16 @@ def _check_plane_sizes(ask: Ask) -> None:
             lambda f, w=w: ask(f, w),
             lambda f, w=w, group=group: _plane_library(f, w, group),
             [_random(1, 3, group.order, 6, 5, seed=28, dtype=dtype)],
-            what=f"your G → Z² convolution with a filter of {k} × {k}",
+            what=f"your way back to the plane with a filter of {k} × {k}",
         )
 
 
 def _check_counts(ask: Ask) -> None:
-    words = {"lift": "Z² → G", "group": "G → G", "plane": "G → Z²"}
+    words = {
+        "lift": "from {} channels to {} fields",
+        "group": "from {} to {} fields",
+        "plane": "from {} fields to {} maps",
+    }
     for kind, c_in, c_out, k, n in (
         ("lift", 3, 8, 3, 8),
         ("group", 5, 7, 3, 4),
@@ -1540,7 +1621,14 @@ def _check_counts(ask: Ask) -> None:
     ):
         got = ask(kind, c_in, c_out, k, n)
         want = count_weights(kind, c_in, c_out, k, n)
-        case = f"{words[kind]} from {c_in} to {c_out} channels, {k} × {k}, {n} planes"
+        case = f'"{kind}" {words[kind].format(c_in, c_out)}, {k} × {k}, {n} planes'
+        over = int(got[0]) - want[0], int(got[1]) - want[1]
+        biases = (c_out, n * c_out)
+        expect(
+            not ((over[0] in biases or over[1] in biases) and all(d in (0, *biases) for d in over)),
+            "",
+            id="_counts_with_bias",
+        )
         expect(
             int(got[0]) == want[0],
             f"The number of free weights is not right ({case}). Which filter does this layer learn, and what shape has it?",
@@ -1548,7 +1636,7 @@ def _check_counts(ask: Ask) -> None:
         expect(
             int(got[1]) == want[1],
             f"The number of weights of the plain convolution is not right ({case}). It sees and makes feature maps: one "
-            "for each channel of a picture, n for each channel of a regular field.",
+            "for each channel of a picture, n for each field.",
         )
 
 
@@ -1688,7 +1776,8 @@ $$a_r = \sum_{i,j} \text{patch}[i, j] \cdot (\text{turn}^r w)[i, j], \qquad r = 
 where turn is a quarter turn counter-clockwise, as in `torch.rot90`.
 
 - `patch`: float tensor (N, 3, 3), N patches. `w`: float tensor (3, 3), the stencil, same dtype.
-- Returns (N, 4), dtype as in `patch`: entry [p, r] is the answer of the stencil turned r times about patch p.
+- Returns (N, 4), dtype as in `patch`: entry [p, r] is the answer of the stencil turned r times about patch p. Neither input
+  is changed.
 """.strip(),
     reference=four_answers,
     alternatives=(
@@ -1737,6 +1826,11 @@ where turn is a quarter turn counter-clockwise, as in `torch.rot90`.
             "You sort the four answers. Their places say which pose gave which answer: leave them.",
         ),
         Misconception(
+            _answers_turns_add_up,
+            "You turn the stencil that is already turned, so the turns add up: 0, 1, 3 and 6. Turn the first stencil r times, "
+            "or the last one once.",
+        ),
+        Misconception(
             _answers_added,
             "You add the four answers up, and with that you forget which pose gave which. Keep them apart.",
         ),
@@ -1748,7 +1842,7 @@ where turn is a quarter turn counter-clockwise, as in `torch.rot90`.
         "Make a list of the four tensors `(patch * torch.rot90(w, r)).sum(dim=(1, 2))`, each of shape (N,), and stack "
         "them along a new last axis.",
     ),
-    checks=(_check_answers_place, _check_answers_roll, _check_answers_numbers),
+    checks=(_check_answers_place, _check_answers_numbers, _check_answers_roll),
 )
 
 LIFT = Exercise(
@@ -1758,8 +1852,8 @@ LIFT = Exercise(
     points=2,
     objective="Build the lifting convolution, from a picture to a feature map on p4 or p4m.",
     statement=r"""
-Write `lift(x, w, n)`: the lifting convolution Z² → G. Output plane g is the picture correlated with the filter
-moved by element g:
+Write `lift(x, w, n)`: the lifting convolution Z² → G, from the grid of pixels to the group. Output plane g is the
+picture correlated with the filter moved by element g (a pose; the places are what `F.conv2d` takes care of):
 
 $$y_{b,o,g} = \sum_i x_{b,i} \star (g\, w_{o,i}), \qquad g = 0 \ldots n - 1,$$
 
@@ -1796,6 +1890,19 @@ where ⋆ is what `F.conv2d` computes: stride 1, no padding.
             "For g ≥ 4 you turn first and mirror second. Element 4 + r mirrors first, then turns r times.",
         ),
         Misconception(
+            _lift_default_axes,
+            "`torch.rot90` turns the two first axes unless told otherwise, and here these are output and input channels. "
+            "Name the two last axes, or use `move`.",
+        ),
+        Misconception(
+            _lift_mirrors_up_down,
+            "Your mirror is up-down (axis −2). Elements 4 to 7 mirror left-right: axis −1.",
+        ),
+        Misconception(
+            _lift_moves_add_up,
+            "You move the filter that is already moved, so the moves add up. Move the `w` that was handed in, by each g.",
+        ),
+        Misconception(
             _lift_planes_outside,
             "Your planes and output channels are interleaved the wrong way: the n planes of one output channel belong "
             "side by side on axis 2. Order the filters as (O, n), not as (n, O).",
@@ -1825,7 +1932,7 @@ where ⋆ is what `F.conv2d` computes: stride 1, no padding.
         ),
     ),
     hints=(
-        "What does one plane see? One ordinary convolution of the picture, with the whole filter bank w in one pose.",
+        "What does one plane see? One ordinary convolution of the picture, with all filters of w in one pose.",
         "`F.conv2d(x, move(w, g))` is plane g for all output channels at once: (B, O, H', W').",
         "Make the list of these n planes for g = 0 … n − 1, and `torch.stack` it along a new axis 2.",
     ),
@@ -1844,7 +1951,8 @@ element g. Plane h of the moved field is plane g⁻¹h of the field, moved by g:
 
 $$(g \cdot f)_h = \text{move}\big(f_{g^{-1} h},\ g\big).$$
 
-- `f`: float tensor (B, C, n, H, W) with one plane for each of the n = 4 or 8 elements. `g`: a whole number, 0 … n − 1.
+- `f`: float tensor (B, C, n, H, W): C fields, each with one plane for each of the n = 4 or 8 elements. `g`: a whole number,
+  0 … n − 1.
 - `table`: int64 tensor (n, n); `table[a, b]` is the product ab, in which b acts first. `inverse`: int64 tensor (n,);
   `inverse[a]` undoes a.
 - `move(x, g)`, given, moves the two last axes of any tensor by element g.
@@ -1901,9 +2009,10 @@ $$(g \cdot f)_h = \text{move}\big(f_{g^{-1} h},\ g\big).$$
     ),
     hints=(
         "Two things happen: the planes change places, and each of them moves on the grid. Do one after the other.",
-        "The place first. For one h the wanted plane is number `table[inverse[g], h]`; for all h at once it is the row "
-        "`table[inverse[g]]`.",
-        "A tensor of places can index axis 2: `f[:, :, places]`. Then hand the result to `move` with g.",
+        "The place first. For each h you need the number of g⁻¹h: `inverse` gives g⁻¹, and `table` multiplies. For all h at "
+        "once that is one row of the table.",
+        "A tensor of numbers can index an axis: `f[:, :, places]` has plane `places[h]` in place h. Then the pixels: `move` "
+        "takes any number of planes at once.",
     ),
     checks=(_check_field_places, _check_field_group, _check_field_lift),
 )
@@ -1923,7 +2032,8 @@ $$y_{b,o,g} = \sum_{h} \sum_i f_{b,i,h} \star \text{move}\big(w_{o,i,g^{-1}h},\ 
 
 ⋆ is what `F.conv2d` computes: stride 1, no padding.
 
-- `f`: float tensor (B, I, n, H, W), n = 4 or 8. `w`: float tensor (O, I, n, k, k), same dtype, any k ≥ 1 that fits.
+- `f`: float tensor (B, I, n, H, W): I fields of n = 4 or 8 planes. `w`: float tensor (O, I, n, k, k), same dtype, any k ≥ 1
+  that fits.
 - `table`, `inverse` and `move` as in exercise 3. No speed is asked for: loops are welcome.
 - Returns (B, O, n, H − k + 1, W − k + 1), dtype as in `f`. Neither input is changed.
 """.strip(),
@@ -1975,6 +2085,16 @@ $$y_{b,o,g} = \sum_{h} \sum_i f_{b,i,h} \star \text{move}\big(w_{o,i,g^{-1}h},\ 
             "filter plane of its own.",
         ),
         Misconception(
+            _group_taps_by_h,
+            "You move the taps by h, the pose of the input plane. The whole filter is moved by g, the pose of the output "
+            "plane.",
+        ),
+        Misconception(
+            _group_axes_joined_apart,
+            "Field and filter join channels and planes in different orders, so planes meet filter planes that are not theirs. "
+            "Join both in the same way: (I, n) in field and filter.",
+        ),
+        Misconception(
             _group_mean, "You take the mean over the input planes. Equation and library take the sum."
         ),
         Misconception(
@@ -1990,10 +2110,10 @@ $$y_{b,o,g} = \sum_{h} \sum_i f_{b,i,h} \star \text{move}\big(w_{o,i,g^{-1}h},\ 
     hints=(
         "You have done it twice already. In `lift` plane g is a convolution with the filter moved by g. Here the filter "
         "itself is a function on the group, and exercise 3 says how such a thing moves.",
-        "`move(w[:, :, table[inverse[g]]], g)` is the whole filter bank moved by g: (O, I, n, k, k). Its sum over i and h "
-        "is what `F.conv2d` does over channels, if channels and planes are one axis.",
-        "For each g: `F.conv2d(f.flatten(1, 2), moved.flatten(1, 2))` gives output plane g for all o. Stack the n planes "
-        "along axis 2.",
+        "For one g, move all filters as exercise 3 moves a field: w has its planes on axis 2, too. Then the sum over i and h: "
+        "`F.conv2d` sums over channels, so it does both if channels and planes are one axis.",
+        "`flatten(1, 2)` makes channels and planes one axis, in the field and in the moved filters alike. One `F.conv2d` of the "
+        "two gives output plane g for all o. The n planes are stacked along axis 2.",
     ),
     checks=(_check_group_mixes, _check_group_map, _check_group_sizes),
 )
@@ -2005,13 +2125,15 @@ GROUP_TAPS = Exercise(
     points=3,
     objective="Write a group convolution as one ordinary convolution, and time it against loops and the library.",
     statement=r"""
-Write `group_taps(w, table, inverse)`: the filters of the one ordinary convolution that a group convolution is. With
-them, `F.conv2d(f.flatten(1, 2), taps)` gives the same numbers as exercise 4: field i, plane h is input map i·n + h, and
+Write `group_taps(w, table, inverse)`: the bank of the one ordinary convolution that a group convolution is. With
+it, `F.conv2d(f.flatten(1, 2), taps)` gives the same numbers as exercise 4: field i, plane h is input map i·n + h, and
 field o, plane g is output map o·n + g.
 
 - `w`: float tensor (O, I, n, k, k), n = 4 or 8. `table`, `inverse` and `move` as in exercise 3.
 - Returns (O·n, I·n, k, k), dtype as in `w`, with gradients that flow to `w`. The k × k entry [o·n + g, i·n + h] is
-  `move(w[o, i, g⁻¹h], g)`.
+  `move(w[o, i, g⁻¹h], g)`. `w` itself stays as it is.
+- Speed counts: your network of exercise 10 calls this at every step, with up to 48 fields. A loop over the n elements is
+  fast. With a loop over o and i as well the check still passes, but a step of training then takes some forty times as long.
 """.strip(),
     reference=group_taps,
     alternatives=(_taps_block_by_block, _taps_by_index, _taps_by_moving),
@@ -2069,7 +2191,7 @@ field o, plane g is output map o·n + g.
         ),
     ),
     hints=(
-        "You have all pieces: in exercise 4 you moved the whole filter bank by g, once for each g. Now keep the n moved "
+        "You have all pieces: in exercise 4 you moved all filters (the bank) by g, once for each g. Now keep the n moved "
         "banks instead of using them one by one.",
         "Each moved bank is (O, I, n, k, k), with its planes already ordered by h. Where must the new axis g stand, so "
         "that (O, g) becomes o·n + g?",
@@ -2100,9 +2222,8 @@ The variance is the mean of the squared distances to the mean (divide by their n
     misconceptions=(
         Misconception(
             _norm_each_plane,
-            "You normalise every plane on its own. Turn one picture of the batch: its planes change places, every plane "
-            "gets another mean, and the answers to all the other pictures change. Take mean and variance over the planes, "
-            "too.",
+            "You normalise every plane on its own: n means and variances for each field. Wanted is one of each, taken over "
+            "the planes, too. What goes wrong otherwise you will see in the next cells.",
         ),
         Misconception(
             _norm_each_image,
@@ -2139,6 +2260,21 @@ The variance is the mean of the squared distances to the mean (divide by their n
         Misconception(
             _norm_without_eps,
             "You leave eps out. Where a field is constant the variance is 0, and 0/0 is not a number.",
+        ),
+        Misconception(
+            _norm_own_eps,
+            "Your eps is 1e-5, whatever is handed in: that is what `F.batch_norm` takes unless told otherwise. Use the eps "
+            "that is handed in.",
+        ),
+        Misconception(
+            _norm_weight_on_columns,
+            "weight and bias have shape (C,), and beside f torch lays them along the last axis, its columns. They belong "
+            "to axis 1: give them three more axes of length 1.",
+        ),
+        Misconception(
+            _norm_statistics_detached,
+            "The numbers are right, but mean and variance are cut off from the gradient (`.detach()`, `torch.no_grad()`). "
+            "They depend on f, and the gradient that reaches f must know it.",
         ),
         Misconception(_norm_by_variance, "You divide by the variance. Divide by its root."),
         Misconception(_norm_not_centred, "You divide by the spread but do not take the mean away first."),
@@ -2182,7 +2318,8 @@ exactly.
 - A step is exact on a grid if at least one window fits and the last window ends on the last pixel (of the padded grid):
   then the windows lie alike from both ends. A size is exact if every step is exact on the grid that reaches it.
 - kernel and stride are at least 1, padding at least 0. `largest`: a whole number, at least 1.
-- Returns a list of whole numbers, rising: every exact size from 1 to `largest`, both included.
+- Returns a list of whole numbers, rising: every exact size (of the picture, before the first step) from 1 to `largest`,
+  both included. `steps` itself stays as it is.
 """.strip(),
     reference=exact_sizes,
     alternatives=(_sizes_backwards, _sizes_by_experiment, _sizes_recursive),
@@ -2234,6 +2371,15 @@ exactly.
             "Between the steps your grid is one too small: padded size minus kernel, over stride, plus 1.",
         ),
         Misconception(
+            _sizes_at_the_end,
+            "You list the grids at the end of the chain. Wanted are the sizes of the picture, before the first step: keep "
+            "the size apart from the grid that shrinks.",
+        ),
+        Misconception(
+            _sizes_yes_or_no,
+            "Your list holds True and False. Wanted are the exact sizes themselves, as whole numbers.",
+        ),
+        Misconception(
             _sizes_that_break, "You list the sizes that break equivariance. Wanted are those that keep it."
         ),
     ),
@@ -2256,8 +2402,8 @@ TO_PLANE = Exercise(
     points=2,
     objective="Go back from the group to the plane with a learned filter, and compare it with pooling over the group.",
     statement=r"""
-Write `to_plane(f, w)`: the convolution G → Z². One planar filter for each pair of channels; plane h of the field sees it
-moved by h, and the planes are added up:
+Write `to_plane(f, w)`: the convolution G → Z², from the group back to the grid of pixels. One planar filter for each pair
+of channels; plane h of the field sees it moved by h, and the planes are added up:
 
 $$y_{b,o} = \sum_{h} \sum_i f_{b,i,h} \star (h\, w_{o,i})$$
 
@@ -2279,6 +2425,11 @@ $$y_{b,o} = \sum_{h} \sum_i f_{b,i,h} \star (h\, w_{o,i})$$
             _plane_same_filter,
             "All planes see the filter in the same pose. In a turned picture the planes have changed places, but your filter "
             "has not. Move it by h for plane h.",
+        ),
+        Misconception(
+            _plane_axes_joined_apart,
+            "Field and filters join channels and planes in different orders: `flatten(1, 2)` of the field gives (i, h), and "
+            "your filters stand as (h, i). Stack them along a new axis 2 first.",
         ),
         Misconception(_plane_mean, "You take the mean over the planes. The equation takes their sum."),
         Misconception(
@@ -2308,9 +2459,11 @@ $$y_{b,o} = \sum_{h} \sum_i f_{b,i,h} \star (h\, w_{o,i})$$
         ),
     ),
     hints=(
-        "Take one plane: an ordinary convolution of f[:, :, h] with the filter bank in one pose. Which pose?",
-        "`F.conv2d(f[:, :, h], move(w, h))` is what plane h adds: (B, O, H', W').",
-        "Make the list of these n tensors, with n = f.shape[2], and add them up: `torch.stack(…).sum(dim=0)`.",
+        "Take one plane: an ordinary convolution of f[:, :, h] with all filters in one pose. Which pose?",
+        "What plane h adds has shape (B, O, H', W'), as what plane 0 adds: `F.conv2d(f[:, :, 0], w)`. Only the filters are in "
+        "another pose.",
+        "Make the list of these n tensors, with n = f.shape[2]: `move` brings the filters into pose h. `torch.stack` it, and "
+        "add up along the new axis.",
     ),
     checks=(_check_plane_sees, _check_plane_map, _check_plane_sizes),
 )
@@ -2325,18 +2478,20 @@ COUNT_WEIGHTS = Exercise(
 Write `count_weights(kind, c_in, c_out, k, n)`: the number of weights of a layer, without bias, and of the plain
 convolution that computes it.
 
-- `kind`: "lift" (picture to field), "group" (field to field) or "plane" (field to planar maps). `c_in`, `c_out`: numbers of
-  channels; where a side is a field, of fields. `k`: side of the filter. `n`: planes of a field, 4 or 8.
-- Returns two whole numbers, (free, plain). free: how many numbers the layer learns, which is the size of `w` in exercise
-  2, 4 or 8. plain: how many weights the filters of the one ordinary convolution have that gives the same maps, where a
-  field counts as n maps.
+- `kind`: "lift" (from a picture to fields, exercise 2), "group" (from fields to fields, exercise 4) or "plane" (from
+  fields back to planar maps, which you will write as exercise 9: for each pair of field and map it learns one planar
+  filter of k × k; plane h sees that filter moved by h, and the planes are added up).
+- `c_in`, `c_out`: numbers of channels of a picture or of planar maps, or of fields. `k`: side of the filter. `n`: planes of
+  a field, 4 or 8.
+- Returns two whole numbers, (free, plain). free: how many numbers the layer learns, all filters together. plain: how many
+  weights the one ordinary convolution has that gives the same maps, where a field counts as n maps.
 """.strip(),
     reference=count_weights,
     alternatives=(_counts_of_tensors, _counts_from_maps, _counts_table),
     misconceptions=(
         Misconception(
             _counts_group_without_planes,
-            "A filter between two fields has n planes of its own, one for each element: (O, I, n, k, k).",
+            'A filter from field to field ("group") has n planes of its own, one for each element: (O, I, n, k, k).',
         ),
         Misconception(
             _counts_plain_without_output,
@@ -2358,11 +2513,11 @@ convolution that computes it.
         Misconception(_counts_with_bias, "You count a bias. Only the filters are asked for."),
         Misconception(
             _counts_plane_like_group,
-            "A G → Z² layer has a planar filter and makes planar maps: no n for the filter, one n for the maps that come in.",
+            'The layer "plane" has a planar filter and makes planar maps: no n for the filter, one n for the maps that come in.',
         ),
         Misconception(
             _counts_plane_has_planes,
-            "The filter of a G → Z² layer is planar, (O, I, k, k): plane h sees the same one, moved by h.",
+            'The filter of the layer "plane" is planar, k × k: plane h sees the same one, moved by h.',
         ),
         Misconception(
             _counts_lift_per_element,
@@ -2370,7 +2525,7 @@ convolution that computes it.
         ),
     ),
     hints=(
-        "Write down the shape of w for each of the three layers, and multiply.",
+        "Write down the shape of all filters of each of the three layers, and multiply.",
         "For the plain convolution: maps in times maps out times k². A picture with c channels is c maps, a field with c "
         "channels is n·c maps.",
         "In all three cases plain / free is the same number. Which?",
@@ -2476,8 +2631,9 @@ Write `dense_step(f, layer, transition)`: one dense block and its transition, th
         "Four lines: the new fields; the middle of f; both through the transition; the mean of each 2 × 2 pixels.",
         "b = (f.shape[-1] − new.shape[-1]) // 2. The middle of f is `f[..., b : f.shape[-2] − b, b : f.shape[-1] − b]`, and "
         "`torch.cat([old, new], dim=1)` puts fields side by side.",
-        "`F.avg_pool2d` takes four axes: `flatten(1, 2)` joins fields and planes to maps, and `unflatten(1, (C'', n))` parts "
-        "them again.",
+        "`F.avg_pool3d(y, (1, 2, 2))` takes the planes as a third direction in which it pools nothing. Or use `F.avg_pool2d`, "
+        "which takes four axes: `flatten(1, 2)` joins fields and planes to maps, and `unflatten(1, y.shape[1:3])` parts them "
+        "again.",
     ),
     checks=(_check_step_crop, _check_step_map, _check_step_batch_norm, _check_step_learns),
 )
