@@ -537,6 +537,130 @@ def _numbers_only():
     ]
 
 
+def _told():
+    """Further ways to write known mistakes, and what the message must say."""
+
+    def answers_turn_the_turned(patch, w):
+        rows = []
+        for r in range(4):
+            w = w.rot90(r)
+            rows.append(torch.einsum("nij,ij->n", patch, w))
+        return torch.stack(rows, -1)
+
+    def answers_wrong_for_turns(patch, w):
+        return FOUR_ANSWERS.reference(patch, w)[:, [0, 1, 1, 3]]
+
+    def lift_rot90_without_axes(x, w, n):
+        return torch.stack([F.conv2d(x, torch.rot90(w, g)) for g in range(n)], 2)
+
+    def lift_flips_rows(x, w, n):
+        poses = [w.rot90(r, (2, 3)) for r in range(4)] + [w.flip(2).rot90(r, (2, 3)) for r in range(4)]
+        return F.conv2d(x, torch.stack(poses[:n], 1).flatten(0, 1)).unflatten(1, (len(w), n))
+
+    def lift_in_single(x, w, n):
+        return LIFT.reference(x.float(), w.float(), n).to(x.dtype)
+
+    def group_in_single(f, w, table, inverse):
+        return GROUP_CONV.reference(f.float(), w.float(), table, inverse).to(f.dtype)
+
+    def group_moves_by_h(f, w, table, inverse):
+        out = 0
+        for h in range(len(table)):
+            banks = [move(w[:, :, table[inverse[g], h]], h) for g in range(len(table))]
+            out = out + torch.stack([F.conv2d(f[:, :, h], bank) for bank in banks], 2)
+        return out
+
+    def group_transposes_before_joining(f, w, table, inverse):
+        planes = []
+        for g in range(len(table)):
+            moved = move(w[:, :, table[inverse[g]]], g)
+            planes.append(F.conv2d(f.transpose(1, 2).flatten(1, 2), moved.flatten(1, 2)))
+        return torch.stack(planes, 2)
+
+    def plane_bank_of_poses(f, w):
+        bank = torch.stack([move(w, h) for h in range(f.shape[2])], 1)  # (O, n, I, k, k)
+        return F.conv2d(f.flatten(1, 2), bank.flatten(1, 2))
+
+    def counts_bias_once(kind, c_in, c_out, k, n):
+        free, plain = COUNT_WEIGHTS.reference(kind, c_in, c_out, k, n)
+        return free + c_out, plain
+
+    def counts_bias_of_both(kind, c_in, c_out, k, n):
+        free, plain = COUNT_WEIGHTS.reference(kind, c_in, c_out, k, n)
+        return free + c_out, plain + c_out
+
+    def norm_last_axis(f, weight, bias, eps):
+        mean, variance = f.mean((0, 2, 3, 4), keepdim=True), f.var((0, 2, 3, 4), unbiased=False, keepdim=True)
+        return (f - mean) / torch.sqrt(variance + eps) * weight + bias
+
+    def norm_torch_eps(f, weight, bias, eps):
+        return F.batch_norm(f, None, None, weight=weight, bias=bias, training=True)
+
+    def norm_without_grad_for_the_mean(f, weight, bias, eps):
+        with torch.no_grad():
+            mean = f.mean((0, 2, 3, 4), keepdim=True)
+            spread = torch.sqrt((f - mean).square().mean((0, 2, 3, 4), keepdim=True) + eps)
+        return (f - mean) / spread * weight.view(-1, 1, 1, 1) + bias.view(-1, 1, 1, 1)
+
+    def sizes_of_last_grids(steps, largest):
+        found = []
+        for n in range(1, largest + 1):
+            for kernel, stride, padding in steps:
+                n += 2 * padding - kernel
+                if n < 0 or n % stride:
+                    break
+                n = n // stride + 1
+            else:
+                found.append(n)
+        return found
+
+    def sizes_as_flags(steps, largest):
+        return [n in EXACT_SIZES.reference(steps, largest) for n in range(1, largest + 1)]
+
+    def sizes_reverses_the_list(steps, largest):
+        sizes = EXACT_SIZES.reference(steps, largest)
+        steps.reverse()
+        return sizes
+
+    def sizes_takes_steps_away(steps, largest):
+        kernel, _, padding = steps.pop(0)
+        return [n for n in range(1, largest + 1) if n + 2 * padding >= kernel]
+
+    def step_cuts_after_the_transition(f, layer, transition):
+        new = layer(f)
+        b = (f.shape[-1] - new.shape[-1]) // 2
+        y = transition(torch.cat((f, F.pad(new, (b, b, b, b))), 1))[..., b:-b, b:-b]
+        return F.avg_pool2d(y.flatten(1, 2), 2).unflatten(1, y.shape[1:3])
+
+    def step_asks_the_layer_for_its_size(f, layer, transition):
+        b = (f.shape[-1] - layer(f).shape[-1]) // 2
+        y = transition(torch.cat((f[..., b:-b, b:-b], layer(f)), 1))
+        return F.avg_pool2d(y.flatten(1, 2), 2).unflatten(1, y.shape[1:3])
+
+    return [
+        (FOUR_ANSWERS, answers_turn_the_turned, "the turns add up"),
+        (FOUR_ANSWERS, answers_wrong_for_turns, "Answer r is the sum over all nine taps"),
+        (LIFT, lift_rot90_without_axes, "turns the two first axes"),
+        (LIFT, lift_flips_rows, "Your mirror is up-down"),
+        (LIFT, lift_in_single, "become float32 on the way"),
+        (GROUP_CONV, group_in_single, "become float32 on the way"),
+        (GROUP_CONV, group_moves_by_h, "You move the taps by h"),
+        (GROUP_CONV, group_transposes_before_joining, "in different orders"),
+        (TO_PLANE, plane_bank_of_poses, "in different orders"),
+        (COUNT_WEIGHTS, counts_bias_once, "You count a bias"),
+        (COUNT_WEIGHTS, counts_bias_of_both, "You count a bias"),
+        (GROUP_BATCH_NORM, norm_last_axis, "They belong to axis 1"),
+        (GROUP_BATCH_NORM, norm_torch_eps, "Your eps is 1e-5"),
+        (GROUP_BATCH_NORM, norm_without_grad_for_the_mean, "mean and variance are cut off from the gradient"),
+        (EXACT_SIZES, sizes_of_last_grids, "the grids at the end of the chain"),
+        (EXACT_SIZES, sizes_as_flags, "Your list holds True and False"),
+        (EXACT_SIZES, sizes_reverses_the_list, "changes its input `steps` in place"),
+        (EXACT_SIZES, sizes_takes_steps_away, "changes its input `steps` in place"),
+        (DENSE_STEP, step_cuts_after_the_transition, "You cut after the transition"),
+        (DENSE_STEP, step_asks_the_layer_for_its_size, "You call `layer` more than once"),
+    ]
+
+
 def _name(pair):
     return pair.__name__ if callable(pair) else ""
 
@@ -560,3 +684,19 @@ def test_an_answer_through_which_something_does_not_learn_is_told_what(exercise,
     verdict = exercise.judge(answer)
     assert (verdict.status, verdict.points) == ("wrong", 0)
     assert words in verdict.message
+
+
+@pytest.mark.parametrize(("exercise", "answer", "words"), _told(), ids=_name)
+def test_a_known_mistake_in_other_words_is_told_by_its_name(exercise, answer, words):
+    verdict = exercise.judge(answer)
+    assert (verdict.status, verdict.points) == ("wrong", 0)
+    assert words in verdict.message
+
+
+def test_no_message_says_what_a_prediction_of_the_lesson_asks_for():
+    """The answers of the cells that follow exercises 1 and 7: a wrong answer must not be told them."""
+    for exercise, told in ((FOUR_ANSWERS, "place further"), (GROUP_BATCH_NORM, "change places")):
+        wrong = [m.answer for m in exercise.misconceptions]
+        wrong += [answer for other, answer in _unlisted_and_wrong() if other is exercise]
+        for answer in wrong:
+            assert told not in exercise.judge(answer).message
