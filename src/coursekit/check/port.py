@@ -78,7 +78,7 @@ class Ask:
 
     ``ask(x, 1)`` calls a function. ``ask.make(...)`` makes something that stays with the answer (an
     instance, a function) and returns a `Handle`. Functions among the arguments stay here and are called
-    from there with arrays.
+    from there with arrays; a gradient flows through them to their positional arguments.
     """
 
     def __init__(
