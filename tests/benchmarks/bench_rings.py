@@ -75,7 +75,7 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
         "SREResNet18, training step", "dense filters", "224², batch 1",
         {"auto": training_step(lambda: loss(None), parameters, one)},
         training_step(lambda: loss("expand"), parameters, one), chosen="auto", goal=0.25, device=device,
-        output=(lambda: loss(None)[None], lambda: loss("expand")[None]), tolerance=1e-3, rounds=7,
+        output=(lambda: loss(None)[None], lambda: loss("expand")[None]), tolerance=1e-3, rounds=3,
         seconds=60,
     )  # fmt: skip
     net.eval()
@@ -83,7 +83,7 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
     yield compare(
         "SREResNet18, inference", "dense filters, kept", "224², batch 1", {"auto": quiet(lambda: net(x))},
         quiet(lambda: plain(x)), chosen="auto", goal=0.25, device=device,
-        output=(lambda: net(x), lambda: plain(x)), tolerance=1e-3, rounds=9, seconds=60,
+        output=(lambda: net(x), lambda: plain(x)), tolerance=1e-3, rounds=5, seconds=60,
     )  # fmt: skip
 
 
