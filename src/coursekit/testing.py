@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -370,4 +370,51 @@ def kill_matrix(module: str | ModuleType) -> Callable[..., None]:
     return test
 
 
-__all__ = ["Case", "EqualToAll", "cases", "distorted", "kill", "kill_matrix", "sabotage", "stubs", "timings"]
+def full_points(answers: Iterable[tuple[Exercise, Answer]]) -> Callable[..., None]:
+    """A test function: each of these (exercise, answer), however unusual, is correct and gets every point."""
+    import pytest
+
+    @pytest.mark.parametrize(("exercise", "answer"), list(answers), ids=_own_name)
+    def test(exercise: Exercise, answer: Answer) -> None:
+        verdict = exercise.judge(answer)
+        assert verdict.status == "correct", verdict.message
+        assert verdict.points == exercise.points
+
+    return test
+
+
+def no_points(answers: Iterable[tuple[Any, ...]]) -> Callable[..., None]:
+    """A test function: each of these (exercise, answer) or (exercise, answer, words) is wrong, gets no points
+    and is told why in a sentence, in which the words stand.
+    """
+    import pytest
+
+    rows = [(exercise, answer, words[0] if words else "") for exercise, answer, *words in answers]
+
+    @pytest.mark.parametrize(("exercise", "answer", "words"), rows, ids=_own_name)
+    def test(exercise: Exercise, answer: Answer, words: str) -> None:
+        verdict = exercise.judge(answer)
+        assert (verdict.status, verdict.points) == ("wrong", 0)
+        assert len(verdict.message.split()) > 5
+        assert words in verdict.message
+
+    return test
+
+
+def _own_name(part: Any) -> str:
+    return part.__name__ if callable(part) else ""
+
+
+__all__ = [
+    "Case",
+    "EqualToAll",
+    "cases",
+    "distorted",
+    "full_points",
+    "kill",
+    "kill_matrix",
+    "no_points",
+    "sabotage",
+    "stubs",
+    "timings",
+]

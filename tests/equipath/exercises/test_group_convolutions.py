@@ -1,11 +1,10 @@
 """Every known answer to the exercises of lesson 3 gets its verdict, and so do answers that nobody listed."""
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 
-from coursekit.testing import kill_matrix
+from coursekit.testing import full_points, kill_matrix, no_points
 from equipath.exercises.group_convolutions import (
     COUNT_WEIGHTS,
     DENSE_STEP,
@@ -661,36 +660,10 @@ def _told():
     ]
 
 
-def _name(pair):
-    return pair.__name__ if callable(pair) else ""
-
-
-@pytest.mark.parametrize(("exercise", "answer"), _unusual_and_right(), ids=_name)
-def test_an_unusual_right_answer_gets_full_points(exercise, answer):
-    verdict = exercise.judge(answer)
-    assert verdict.status == "correct", verdict.message
-    assert verdict.points == exercise.points
-
-
-@pytest.mark.parametrize(("exercise", "answer"), _unlisted_and_wrong(), ids=_name)
-def test_a_wrong_answer_that_nobody_listed_gets_a_sentence_and_no_points(exercise, answer):
-    verdict = exercise.judge(answer)
-    assert (verdict.status, verdict.points) == ("wrong", 0)
-    assert len(verdict.message.split()) > 5
-
-
-@pytest.mark.parametrize(("exercise", "answer", "words"), _numbers_only(), ids=_name)
-def test_an_answer_through_which_something_does_not_learn_is_told_what(exercise, answer, words):
-    verdict = exercise.judge(answer)
-    assert (verdict.status, verdict.points) == ("wrong", 0)
-    assert words in verdict.message
-
-
-@pytest.mark.parametrize(("exercise", "answer", "words"), _told(), ids=_name)
-def test_a_known_mistake_in_other_words_is_told_by_its_name(exercise, answer, words):
-    verdict = exercise.judge(answer)
-    assert (verdict.status, verdict.points) == ("wrong", 0)
-    assert words in verdict.message
+test_an_unusual_right_answer_gets_full_points = full_points(_unusual_and_right())
+test_a_wrong_answer_that_nobody_listed_gets_a_sentence_and_no_points = no_points(_unlisted_and_wrong())
+test_an_answer_through_which_something_does_not_learn_is_told_what = no_points(_numbers_only())
+test_a_known_mistake_in_other_words_is_told_by_its_name = no_points(_told())
 
 
 def test_no_message_says_what_a_prediction_of_the_lesson_asks_for():

@@ -1,4 +1,4 @@
-"""Lesson 3 and its exercises say the same thing: statements, solutions and objectives agree word for word."""
+"""Every lesson and its exercises say the same thing: statements, solutions and objectives agree word for word."""
 
 import ast
 import inspect
@@ -9,15 +9,18 @@ import pytest
 
 from coursekit.check.catalogue import exercises_in
 from coursekit.lesson import read_lesson
-from equipath.exercises import group_convolutions
 
-SOURCE = Path(__file__).parents[2] / "course" / "03_group_convolutions.py"
-EXERCISES = exercises_in(group_convolutions)
-
-
-@pytest.fixture(scope="module")
-def lesson():
-    return read_lesson(SOURCE)
+LESSONS = {
+    source.stem[3:]: read_lesson(source)
+    for source in sorted((Path(__file__).parents[2] / "course").glob("[0-9][0-9]_*.py"))
+}
+EXERCISES = {topic: exercises_in(f"equipath.exercises.{topic}") for topic in LESSONS}
+each_exercise = pytest.mark.parametrize(
+    ("lesson", "exercise"),
+    [(LESSONS[topic], exercise) for topic, exercises in EXERCISES.items() for exercise in exercises],
+    ids=lambda part: part.name,
+)
+each_lesson = pytest.mark.parametrize("topic", LESSONS)
 
 
 def _solution(lesson, name):
@@ -36,26 +39,28 @@ def _bare(function):
     return names, [ast.dump(node) for node in body]
 
 
-@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda e: e.name)
+@each_exercise
 def test_the_notebook_solves_each_exercise_as_the_reference_does(lesson, exercise):
     reference = ast.parse(textwrap.dedent(inspect.getsource(exercise.reference))).body[0]
     assert _solution(lesson, exercise.name) == _bare(reference)
 
 
-@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda e: e.name)
+@each_exercise
 def test_the_notebook_states_each_exercise_word_for_word(lesson, exercise):
     prose = [cell.source for cell in lesson.notebook.cells if cell.cell_type == "markdown"]
     assert any(exercise.statement in text and f"({exercise.points} point" in text for text in prose)
 
 
-def test_every_exercise_is_checked_hinted_and_graded_for_its_points(lesson):
-    code = [cell for cell in lesson.notebook.cells if cell.cell_type == "code"]
-    for exercise in EXERCISES:
+@each_lesson
+def test_every_exercise_is_checked_hinted_and_graded_for_its_points(topic):
+    code = [cell for cell in LESSONS[topic].notebook.cells if cell.cell_type == "code"]
+    for exercise in EXERCISES[topic]:
         graded = [c for c in code if c.source.endswith(f".grade({exercise.name})")]
         assert [c.metadata["nbgrader"]["points"] for c in graded] == [exercise.points]
         assert any(c.source.endswith(f".check({exercise.name})") for c in code)
-        assert any(c.source.endswith(f"group_convolutions.{exercise.name.upper()}.hint()") for c in code)
+        assert any(c.source.endswith(f"{topic}.{exercise.name.upper()}.hint()") for c in code)
 
 
-def test_every_objective_is_met_by_an_exercise(lesson):
-    assert set(lesson.objectives) == {exercise.objective for exercise in EXERCISES}
+@each_lesson
+def test_every_objective_is_met_by_an_exercise(topic):
+    assert set(LESSONS[topic].objectives) == {exercise.objective for exercise in EXERCISES[topic]}
