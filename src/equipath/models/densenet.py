@@ -49,9 +49,10 @@ class _DenseStep(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         new = self.layer(x)
-        return self.transition(
-            torch.cat([F.pad(x, (-1, -1, -1, -1)), new], 1)
-        )  # the centre crop of the input
+        norm, relu, mix, pool = self.transition.children()
+        y = relu(norm(torch.cat([F.pad(x, (-1, -1, -1, -1)), new], 1)))  # the centre crop of the input
+        # A 1x1 convolution without bias commutes with pooling, and a quarter of the pixels is left to mix.
+        return mix(pool(y))
 
 
 class DenseNet(nn.Module):
