@@ -352,6 +352,12 @@ def run_(
     arm: Annotated[
         list[str] | None, typer.Option(help="Only this network of the table; may be given several times.")
     ] = None,
+    fraction: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0, max=1, help="gunet, pcam: only this part of the training set; may be given several times."
+        ),
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -362,6 +368,7 @@ def run_(
 ) -> None:
     """Run a paper's experiment and keep its numbers in book/results; `equipath report` shows them."""
     from importlib import import_module
+    from inspect import signature
 
     from equipath.experiments import NAMES
     from equipath.experiments.results import SIZES, flat, mean_sd
@@ -373,7 +380,11 @@ def run_(
         if size not in SIZES:
             raise ValueError(f"got --size {size}; known are {', '.join(SIZES)}.")
         experiment = import_module(f"equipath.experiments.{name}")
-        chosen = {"arms": arm} if arm else {}
+        chosen: dict[str, Any] = {"arms": arm} if arm else {}
+        if fraction:
+            if "fractions" not in signature(experiment.run).parameters:
+                raise ValueError(f"{name} trains on the whole set; leave --fraction out.")
+            chosen["fractions"] = fraction
         found: dict[str, list[Any]] = {}
         for one in range(seed, seed + seeds):
             place = folder or Path("runs") / name / f"{data}-{size}-{one}"

@@ -164,6 +164,25 @@ def test_run_takes_several_seeds_and_some_networks(call, monkeypatch):
     assert call("run", "seunet", "--seeds", 0).exit_code == 2
 
 
+def test_run_takes_parts_of_the_training_set_where_an_experiment_has_them(call, monkeypatch):
+    said = []
+
+    def some(fractions=None, **_):
+        said.append(fractions)
+        return {"p4m": {"dice": 0.5}}
+
+    module = ModuleType("equipath.experiments.gunet")
+    module.run = some
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    done = call("run", "gunet", "--fraction", 0.5, "--fraction", 0.125)
+    assert done.exit_code == 0, done.output
+    call("run", "gunet")
+    assert said == [[0.5, 0.125], None]
+    assert call("run", "gunet", "--fraction", 2).exit_code == 2
+    done = call("run", "srenet", "--fraction", 0.5)
+    assert (done.exit_code, "leave --fraction out" in done.output) == (1, True)
+
+
 def test_report_says_what_it_wrote_or_why_not(call, monkeypatch, tmp_path):
     monkeypatch.setattr("equipath.experiments.report.write", lambda: tmp_path / "results.md")
     assert call("report").output == f"wrote {tmp_path / 'results.md'}\n"
