@@ -11,7 +11,7 @@ from equipath.groups import group
 from equipath.kernels.evaluate import prefer
 from equipath.nn.group import GroupConv2d
 
-from .harness import Row, Step, compare
+from .harness import Row, Step, asked, compare
 
 # fields, side, batch; 3x3. From small layers on large grids to deep layers on small ones.
 SHAPES = [(4, 32, 4), (8, 48, 4), (16, 32, 8), (32, 16, 8), (64, 16, 8), (128, 12, 8), (192, 8, 8)]
@@ -77,13 +77,19 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
     for name in ("p4m", "p4"):
         order = group(name).order
         for fields, side, batch in SHAPES[2:6:3] if brief else SHAPES:
+            shape, label = f"{fields} fields {side}², batch {batch}", f"{name} conv 3x3"
+            if not any(
+                asked(f"{what}{label}, {mode}", "conv2d", "e2cnn", shape=shape)
+                for what in ("", "bare module, ")
+                for mode in ("training step", "inference")
+            ):
+                continue
             torch.manual_seed(0)
             layer = GroupConv2d(fields, fields, 3, padding=1, bias=False, group=name, device=device)
             x = torch.randn(batch, fields, order, side, side, device=device, requires_grad=True)
             seed = torch.randn_like(x)
             flat = x.detach().flatten(1, 2).requires_grad_()
             taps = layer.taps().detach().clone().requires_grad_()
-            shape = f"{fields} fields {side}², batch {batch}"
 
             def ready(flat=flat, taps=taps):
                 return F.conv2d(flat, taps, padding=1)
@@ -115,7 +121,6 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
                 goal = 1 / 1.3
             else:
                 goal = 1.10
-            label = f"{name} conv 3x3"
             yield compare(
                 f"{label}, training step",
                 "conv2d",
@@ -151,7 +156,10 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
                     device=device,
                     note="not a layer of ours: for comparison",
                 )
-            peer = e2cnn_convolution(name, fields, flat) if device.type == "cpu" else None
+            beside = device.type == "cpu" and any(
+                asked(f"{label}, {mode}", "e2cnn", shape=shape) for mode in ("training step", "inference")
+            )
+            peer = e2cnn_convolution(name, fields, flat) if beside else None
             if peer is not None:
                 other, tensor = peer
                 other.train()

@@ -17,7 +17,7 @@ from equipath.nn.export import export
 from equipath.nn.sre import SREConv2d
 
 from .bench_group import quiet, training_step
-from .harness import Row, compare
+from .harness import Row, asked, compare
 
 # channels, side, kernel: the stages of SRE-ResNet18 on 224², and small ones
 SHAPES = [(64, 112, 9), (128, 112, 9), (256, 56, 5), (512, 28, 5), (16, 48, 5), (16, 32, 3)]
@@ -25,6 +25,12 @@ SHAPES = [(64, 112, 9), (128, 112, 9), (256, 56, 5), (512, 28, 5), (16, 48, 5), 
 
 def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
     for channels, side, k in SHAPES[2:4] if brief else SHAPES:
+        label, shape = f"ring conv {k}x{k}", f"{channels} channels {side}²"
+        if not (
+            asked(f"{label}, training step", "dense filters", shape=shape)
+            or asked(f"{label}, inference", "dense filters, kept", shape=shape)
+        ):
+            continue
         torch.manual_seed(0)
         layer = SREConv2d(channels, channels, k, padding=k // 2, bias=False, device=device)
         x = torch.randn(1, channels, side, side, device=device).to(memory_format=torch.channels_last)
@@ -44,8 +50,7 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
             for way in ("expand", "factor")
         }
         infer = {way: quiet(lambda way=way, ours=ours: ours(way)) for way in ("expand", "factor")}
-        chosen, shape = layer.evaluation(x), f"{channels} channels {side}²"
-        label = f"ring conv {k}x{k}"
+        chosen = layer.evaluation(x)
         yield compare(
             f"{label}, training step", "dense filters", shape, train,
             training_step(published, (x, layer.weight), seed), chosen=chosen, goal=1.1, device=device,
@@ -75,15 +80,15 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
         "SREResNet18, training step", "dense filters", "224², batch 1",
         {"auto": training_step(lambda: loss(None), parameters, one)},
         training_step(lambda: loss("expand"), parameters, one), chosen="auto", goal=0.25, device=device,
-        output=(lambda: loss(None)[None], lambda: loss("expand")[None]), tolerance=1e-3, rounds=3,
-        seconds=60,
+        output=(lambda: loss(None)[None], lambda: loss("expand")[None]), tolerance=1e-3, rounds=5,
+        seconds=40,
     )  # fmt: skip
     net.eval()
     plain: nn.Module = export(_Checked(net)).to(memory_format=torch.channels_last)
     yield compare(
         "SREResNet18, inference", "dense filters, kept", "224², batch 1", {"auto": quiet(lambda: net(x))},
         quiet(lambda: plain(x)), chosen="auto", goal=0.25, device=device,
-        output=(lambda: net(x), lambda: plain(x)), tolerance=1e-3, rounds=5, seconds=60,
+        output=(lambda: net(x), lambda: plain(x)), tolerance=1e-3, rounds=5, seconds=40,
     )  # fmt: skip
 
 

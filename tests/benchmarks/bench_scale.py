@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from tests.benchmarks.harness import Row, compare
 from torch import Tensor, nn
 
 from equipath.kernels.evaluate import prefer
@@ -18,6 +17,8 @@ from equipath.kernels.gaussian import gaussian_taps
 from equipath.kernels.separable import separable_basis
 from equipath.models.seunet import SEUNet, sigma_ranges
 from equipath.nn.scale import DISCOConv2d, GaussianDerivativeConv2d, SESNConv2d
+
+from .harness import Row, asked, compare
 
 # channels of a scale in and out, level of the U-Net, side: the layers of the paper's SEUNet on 256² pixels
 LAYERS = [(12, 12, 0, 256), (24, 24, 1, 128), (48, 48, 2, 64), (96, 96, 3, 32), (192, 192, 4, 16)]
@@ -84,8 +85,11 @@ def network_step(net: SEUNet, x: Tensor, target: Tensor):
 
 def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
     yield from layer_rows(device, brief)
-    torch.manual_seed(0)
     side = 64 if brief else 256
+    shape = f"3 → 5 classes, width 60, {side}², batch 1"
+    if not asked("SEUNet, training step", "padded dense kernels", shape=shape):
+        return
+    torch.manual_seed(0)
     net = SEUNet(3, 5).to(device)
     twin = padded(net).to(device)
     x = torch.randn(1, 3, side, side, device=device)
@@ -100,7 +104,7 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
 
         steps[name] = run
     yield compare(
-        "SEUNet, training step", "padded dense kernels", f"3 → 5 classes, width 60, {side}², batch 1",
+        "SEUNet, training step", "padded dense kernels", shape,
         steps, network_step(twin, x, target), chosen=MIXED, goal=0.1, device=device,
         output=(lambda: net(x), lambda: twin(x)), rounds=5 if brief else 2, seconds=60.0,
     )  # fmt: skip
@@ -110,6 +114,9 @@ def layer_rows(device: torch.device, brief: bool) -> Iterator[Row | None]:
     ranges = sigma_ranges()
     for c_in, c_out, level, side in LAYERS[2:4] if brief else LAYERS:
         for family, goal in (("Gaussian derivatives", 0.1), ("SESN", 1 / 3), ("DISCO", 0.1)):
+            shape = f"{c_in} → {c_out} a scale, {side}²"
+            if not asked(f"{family} layer, training step", "padded dense kernels", shape=shape):
+                continue
             torch.manual_seed(0)
             if family == "SESN":
                 layer: nn.Module = SESNConv2d(c_in, c_out)
@@ -142,8 +149,8 @@ def layer_rows(device: torch.device, brief: bool) -> Iterator[Row | None]:
                 if chosen == MIXED:
                     ways[MIXED] = lambda ours=ours: ours(None)
             yield compare(
-                f"{family} layer, training step", "padded dense kernels",
-                f"{c_in} → {c_out} a scale, {side}²", ways, theirs, chosen=chosen, goal=goal, device=device,
+                f"{family} layer, training step", "padded dense kernels", shape, ways, theirs, chosen=chosen,
+                goal=goal, device=device,
                 output=(lambda layer=layer, x=x: layer(x), lambda twin=twin, x=x: twin(x)),
                 rounds=9, seconds=10.0,
             )  # fmt: skip

@@ -10,7 +10,7 @@ from equipath.kernels.evaluate import prefer
 from equipath.nn.steerable import SteerableConv2d
 
 from .bench_group import EQUAL, quiet, training_step
-from .harness import Row, compare
+from .harness import Row, asked, compare
 
 # scalars = vectors, side, kernel, batch
 SHAPES = [
@@ -46,6 +46,12 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
     if device.type != "cpu":
         return
     for count, side, k, batch in SHAPES[1:4:2] if brief else SHAPES:
+        label = f"steerable conv {k}x{k}"
+        shape = f"{count} scalars, {count} vectors, {side}², batch {batch}"
+        if not any(
+            asked(f"{label}, {mode}", "e2cnn O(2)", shape=shape) for mode in ("training step", "inference")
+        ):
+            continue
         torch.manual_seed(0)
         layer = SteerableConv2d((count, count), (count, count), k, padding=k // 2, bias=False)
         x = torch.randn(batch, 3 * count, side, side, requires_grad=True)
@@ -64,14 +70,13 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
             way: training_step(lambda way=way, ours=ours: ours(way), (x, layer.weight), seed) for way in ways
         }
         infer = {way: quiet(lambda way=way, ours=ours: ours(way)) for way in ways}
-        chosen, shape = layer.evaluation(x), f"{count} scalars, {count} vectors, {side}², batch {batch}"
+        chosen = layer.evaluation(x)
 
         def theirs(other=other, tensor=tensor):
             return other(tensor).tensor
 
         other.train()
         step = training_step(theirs, (x, other.weights), seed)
-        label = f"steerable conv {k}x{k}"
         # Tests compare the numbers (the same space of kernels); here both run with weights of their own.
         factored = chosen == "factor"
         yield compare(

@@ -2,12 +2,14 @@
 
 A row compares ours with a peer: outputs first (they must agree), then times, in rounds that run every
 candidate once in a shuffled order, so that a noisy neighbour disturbs all of them alike. Ratios are medians
-over the rounds of ours/theirs *within* a round. Peak memory is measured apart from the times.
+over the rounds of ours/theirs *within* a round; a turn is short (a few milliseconds, or one step), so that what
+disturbs it disturbs the next one too. A step of seconds gets few rounds, and its row says how many.
 ``build/bench.json`` keeps every row, ``build/bench.md`` shows them.
 
 A file ``bench_<family>.py`` beside this one has a function ``rows() -> Iterator[Row | None]`` made with ``compare``.
 """
 
+import ctypes
 import json
 import os
 import random
@@ -26,6 +28,10 @@ from torch import Tensor
 
 Step = Callable[[], object]
 
+SLOW = 2000.0  # milliseconds from which a step's first call is a measurement: what it prepares is small beside it
+TURN = 2.0  # milliseconds that a turn lasts at least
+FEW = 5  # rounds below which a row is marked
+
 # Rows to run: a pattern searched in "row | against | shape", or None for all.
 wanted: re.Pattern[str] | None = None
 
@@ -41,12 +47,13 @@ class Row:
         goal: the largest ratio that meets the goal; met: whether it does.
         chosen, best: the evaluation that the cost model took, and the fastest of all that were tried.
         within: chosen / best in time.
-        ours_mb, theirs_mb: peak of the memory that a step takes beyond its inputs, in 2²⁰ bytes.
+        ours_mb, theirs_mb: peak of the memory that a step takes beyond its inputs, in 2²⁰ bytes (``peak_mb``).
         memory: whether ours is no more (to half a megabyte or 5%), or at most twice for at least twice the speed.
         agree: the largest difference of the outputs, relative to the largest output.
         when, load: the hour at which it was timed, and how many processes wanted a core then (on average over a
             minute): times of a crowded machine vary, ratios less.
         note: what there is to say of a goal.
+        rounds: how many rounds the medians are of; below 5 for steps that take seconds.
     """
 
     row: str
@@ -68,6 +75,7 @@ class Row:
     when: str = ""
     load: float = 0.0
     note: str = ""
+    rounds: int = 0
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -94,22 +102,40 @@ def _once(step: Step, device: torch.device, repeats: int) -> float:
 
 
 def interleaved(
-    steps: Mapping[str, Step], device: torch.device, *, rounds: int, seconds: float
+    steps: Mapping[str, Step],
+    device: torch.device,
+    *,
+    rounds: int,
+    seconds: float,
+    peaks: dict[str, float] | None = None,
 ) -> dict[str, list[float]]:
-    """Milliseconds of every step in every round; short steps are repeated within a round."""
-    repeats = {}
-    for name, step in steps.items():
-        first = _once(step, device, 1)  # warm: tables, filters, libraries
-        again = first if first > 1000 else _once(step, device, 1)
-        repeats[name] = max(1, min(50, int(20 / max(again, 1e-3))))  # at least about 20 ms
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    order, rng, start = list(steps), random.Random(0), time.perf_counter()
-    for done in range(rounds):
+    """Milliseconds of every step in every round, at least ``rounds`` of them unless ``seconds`` are over.
+
+    Short steps are repeated within a turn and get more rounds, up to ten times as many. If one of them takes
+    seconds, the first call of each is the first round (a shorter one is called twice), and when the time is over
+    it stays the only one; what memory it took is noted in ``peaks``.
+    """
+    start, first = time.perf_counter(), {}
+    repeats, slow = dict.fromkeys(steps, 1), False
+    for name, step in steps.items():  # warm: tables, filters, libraries
+        peak, first[name] = _peak_and_time(step, device)
+        if first[name] > SLOW:
+            slow = True
+            if peaks is not None:
+                peaks[name] = peak
+        else:
+            first[name] = _once(step, device, 1)
+            repeats[name] = max(1, min(50, round(TURN / max(first[name], 1e-3))))
+    times: dict[str, list[float]] = {name: [t] if slow else [] for name, t in first.items()}
+    order, rng = list(steps), random.Random(0)
+    begun, least = (start, 1) if slow else (time.perf_counter(), FEW)
+    for done in range(1 if slow else 0, 10 * rounds):
+        past = time.perf_counter() - begun
+        if (done >= least and past > seconds) or (done >= rounds and past > seconds / 4):
+            break
         rng.shuffle(order)
         for name in order:
             times[name].append(_once(steps[name], device, repeats[name]))
-        if done >= 4 and time.perf_counter() - start > seconds:
-            break
     return times
 
 
@@ -127,31 +153,61 @@ def _quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
-def peak_mb(step: Step, device: torch.device) -> float:
-    """Peak memory that one step takes, in 2²⁰ bytes: allocations live at once, as torch's profiler counts
-    them.
+def _resident(line: str) -> int:
+    """The process's size (``VmRSS``) or its largest so far (``VmHWM``), in 2¹⁰ bytes, as Linux tells it."""
+    for entry in Path("/proc/self/status").read_text().splitlines():
+        if entry.startswith(line):
+            return int(entry.split()[1])
+    raise OSError(line)
 
-    On the CPU, library scratch (oneDNN's reordered copies) is not torch's and is not seen.
-    """
-    step()
+
+def _fresh() -> int | None:
+    """Give free memory back, forget the largest size so far, and tell the present one; None where this cannot be
+    done."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        return _resident("VmRSS")
+    except (OSError, AttributeError):
+        return None
+
+
+def _peak_and_time(step: Step, device: torch.device) -> tuple[float, float]:
+    """What one call takes, in 2²⁰ bytes and in milliseconds."""
     if device.type == "cuda":
+        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        step()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+        took = _once(step, device, 1)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20, took
+    size = _fresh()
+    if size is not None:
+        took = _once(step, device, 1)
+        return max(0, _resident("VmHWM") - size) / 2**10, took
     with (
         _quiet(),
         torch.profiler.profile(
             activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
         ) as profile,
     ):
-        step()
+        took = _once(step, device, 1)
     live = peak = 0
     for event in profile.profiler.kineto_results.events():
         if event.name() == "[memory]":
             live += event.nbytes()
             peak = max(peak, live)
-    return peak / 2**20
+    return peak / 2**20, took
+
+
+def peak_mb(step: Step, device: torch.device) -> float:
+    """Peak memory that one step takes beyond what is there before it, in 2²⁰ bytes.
+
+    On the processor it is the growth of the process, with the copies that oneDNN makes for itself; where the
+    system does not tell (it is Linux that does), the allocations live at once that torch's profiler counts,
+    without them. On a GPU it is what torch's allocator gave out.
+    """
+    step()
+    return _peak_and_time(step, device)[0]
 
 
 def compare(
@@ -177,7 +233,7 @@ def compare(
         goal: the largest ours/theirs that meets the goal.
         output: two functions whose results must agree before anything is timed.
     """
-    if wanted is not None and not wanted.search(f"{row} | {against} | {shape}"):
+    if not asked(row, against, shape=shape):
         return None
     device = torch.device(device)
     agree = 0.0
@@ -188,7 +244,8 @@ def compare(
         if not agree <= tolerance:
             raise AssertionError(f"{row} and {against} differ by {agree:.1e} at {shape}: nothing to time")
     steps = {**{f"ours {name}": step for name, step in ours.items()}, "theirs": theirs}
-    times = interleaved(steps, device, rounds=rounds, seconds=seconds)
+    peaks: dict[str, float] = {}
+    times = interleaved(steps, device, rounds=rounds, seconds=seconds, peaks=peaks)
     medians = {name: statistics.median(t) for name, t in times.items()}
     mine = f"ours {chosen}"
     ratio = statistics.median(a / b for a, b in zip(times[mine], times["theirs"], strict=True))
@@ -196,7 +253,9 @@ def compare(
     threads = (
         f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
     )
-    ours_mb, theirs_mb = peak_mb(ours[chosen], device), peak_mb(theirs, device)
+    ours_mb, theirs_mb = (
+        peaks[name] if name in peaks else peak_mb(steps[name], device) for name in (mine, "theirs")
+    )
     no_more = ours_mb <= max(1.05 * theirs_mb, theirs_mb + 0.5)
     return Row(
         row=row,
@@ -218,7 +277,13 @@ def compare(
         when=time.strftime("%Y-%m-%d %H:%M"),
         load=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else 0.0,
         note=note,
+        rounds=len(times["theirs"]),
     )
+
+
+def asked(row: str, *against: str, shape: str) -> bool:
+    """Whether a row, beside one of these peers, is to be run: what it needs need not be built otherwise."""
+    return wanted is None or any(wanted.search(f"{row} | {peer} | {shape}") for peer in against)
 
 
 def table(rows: list[Row]) -> str:
@@ -226,16 +291,16 @@ def table(rows: list[Row]) -> str:
     head = (
         "| what | against | shape | device | ours ms | theirs ms | ratio | goal | met | chosen | best | "
         "chosen/best "
-        "| MB ours | MB theirs | memory | when | load |"
+        "| MB ours | MB theirs | memory | rounds | when | load |"
     )
-    lines = [head, "|" + "---|" * 17]
+    lines = [head, "|" + "---|" * 18]
     for r in rows:
         lines.append(
             f"| {r.row} | {r.against} | {r.shape} | {r.device} | {r.ours_ms:.2f} | {r.theirs_ms:.2f} | "
             f"{r.ratio:.2f} "
             f"| ≤ {r.goal:.2f} | {'yes' if r.met else '**no**'} | {r.chosen} | {r.best} | {r.within:.2f} "
             f"| {r.ours_mb:.0f} | {r.theirs_mb:.0f} "
-            f"| {'yes' if r.memory else '**no**'} | {r.when} | {r.load:.1f} |"
+            f"| {'yes' if r.memory else '**no**'} | {r.rounds or ''} | {r.when} | {r.load:.1f} |"
         )
     met, near = sum(r.met for r in rows), sum(r.within <= 1.2 for r in rows)
     lines.append(
