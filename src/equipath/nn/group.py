@@ -7,7 +7,8 @@ refuses the strides and sizes for which it would not.
 """
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -157,6 +158,14 @@ class _GroupConvolution(nn.Module):
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # `.to(memory_format=torch.channels_last)` of a whole network refuses a weight with five axes. Its taps
+        # are made anew in any case, so it goes by with four and keeps its own order.
+        def with_four_axes(t: Tensor) -> Tensor:
+            return fn(t.flatten(1, 2)).unflatten(1, t.shape[1:3]).contiguous() if t.dim() == 5 else fn(t)
+
+        return super()._apply(with_four_axes, recurse)
+
     def _expand(self, weight: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -281,7 +290,8 @@ class GroupConv2d(_GroupConvolution):
 
     input_field = output_field = "regular"
     filter_on_group = True
-    _known: torch.Size | None = None  # the last shape of input that was looked at and expanded
+    # The last shape of input that was looked at and expanded, in a layer of few fields, and its output's.
+    _known: tuple[torch.Size, torch.Size] | None = None
 
     def _expand(self, weight: Tensor) -> Tensor:
         return regular.regular_taps(weight, self.group, (self._table, self._back))
@@ -320,31 +330,40 @@ class GroupConv2d(_GroupConvolution):
             x.device.type,
         )
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._known = None  # moved or cast: its inputs are looked at anew
+        return super()._apply(fn, recurse)
+
+    def _as_before(self, x: Tensor, sizes: torch.Size) -> Tensor | None:
+        """An input whose shape has passed what ``forward`` asks, or None; no compiler is at work.
+
+        A convolution of few fields takes less than a millisecond, beside which each line of Python shows: so the
+        weight is not looked up by ``nn.Module``'s own long way, and every question is asked once.
+        """
+        weight = self._parameters.get("weight")  # none if it is computed (torch.nn.utils.parametrize)
+        if weight is None or x.dtype != weight.dtype or not x.is_cpu or preferred() is not None:
+            return None
+        if self.bias is not None:
+            return self._plainly(x)
+        taps = self._kept.get_eagerly("taps", weight, self._expand)
+        y = F.conv2d(x.flatten(1, 2), taps, None, self.stride, self.padding, self.dilation, self.groups)
+        return y.view(sizes)
+
     def forward(self, x: Tensor) -> Tensor:
-        if not is_compiling():
-            shape, weight = x.shape, self.weight
-            if (
-                shape == self._known
-                and x.dtype == weight.dtype
-                and x.is_cpu
-                and weight.is_cpu
-                and preferred() is None
-            ):
-                # A shape that has passed what follows, in a layer of few fields: there each call shows.
-                y = F.conv2d(
-                    x.flatten(1, 2), self._kept.get("taps", weight, self._expand),
-                    None if self.bias is None else self._plane_bias(),
-                    self.stride, self.padding, self.dilation, self.groups,
-                )  # fmt: skip
-                return y.view(shape[0], self.out_channels, self.order, y.shape[2], y.shape[3])
+        known = self._known
+        if known is not None and not is_compiling() and known[0] == getattr(x, "shape", None):
+            found = self._as_before(x, known[1])
+            if found is not None:
+                return found
         self._check_input(x)
         window = self.dilation * (self.kernel_size - 1) + 1
         if self.stride > 1 or x.shape[3] < window or x.shape[4] < window:  # else nothing can be wrong
             _check_stride(x, window, self.stride, self.padding, "GroupConv2d")
         if self.evaluation(x) == "expand":
+            y = self._plainly(x)
             if not is_compiling() and self._few and self.padding_mode == "zeros" and preferred() is None:
-                self._known = x.shape
-            return self._plainly(x)
+                self._known = x.shape, y.shape
+            return y
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
             y = fourier.fourier_group_conv(x, self.weight, self.group, self.padding, self.dilation)
         else:

@@ -45,10 +45,16 @@ def check_picture(x: Tensor, channels: int, like: Tensor, who: str) -> None:
     """Raise unless ``x`` is a batch of pictures (B, ``channels``, H, W) that weights ``like`` can work on.
 
     Raises:
-        TypeError, ValueError: one sentence on what was wrong and what to do (``check_numbers``; axes, colours).
+        TypeError, ValueError: one sentence on what was wrong and what to do (``check_numbers``; axes, colours,
+            no pixels at all).
     """
     check_numbers(x, like, who)
     if x.dim() == 4 and x.shape[1] == channels:
+        if x.shape[2] == 0 or x.shape[3] == 0:
+            raise ValueError(
+                f"{who} got pictures of {x.shape[2]} x {x.shape[3]} pixels, which hold nothing: look at how they were "
+                "cut"
+            )
         return
     hint = ""
     if x.dim() == 3 and x.shape[0] == channels:

@@ -321,8 +321,9 @@ class SteerableBatchNorm2d(nn.Module):
             if self.training:
                 wide = vectors.float() if vectors.dtype in (torch.float16, torch.bfloat16) else vectors
                 square = wide.square().sum(2).mean((0, 2, 3))
-                with torch.no_grad():
-                    self.running_square.lerp_(square.to(self.running_square.dtype), self.momentum)
+                if wide.numel():  # the mean of an empty batch would stay in the running one as nan
+                    with torch.no_grad():
+                        self.running_square.lerp_(square.to(self.running_square.dtype), self.momentum)
             else:
                 square = self.running_square
             factor = self.scale * (square.to(self.scale.dtype) + self.eps).rsqrt()
@@ -346,6 +347,9 @@ class NormReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         _check(x, self.layout, "NormReLU")
+        if x.dtype in (torch.float16, torch.bfloat16):
+            # Squares and eps leave the range of float16: a zero vector would become 0 / 0, one of 256 infinite.
+            return self.body(x.float()).to(x.dtype)
         return self.body(x)
 
     def body(self, x: Tensor) -> Tensor:

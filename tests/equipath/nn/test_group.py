@@ -559,6 +559,12 @@ def test_channels_last_is_the_same_function():
     lift = LiftingConv2d(3, 2, 3, padding=1)
     picture = torch.randn(2, 3, 6, 7)
     torch.testing.assert_close(lift(picture.to(memory_format=torch.channels_last)), lift(picture))
+    net = torch.nn.Sequential(lift, torch.nn.ReLU(), GroupConv2d(2, 3, 3, padding=1)).double()
+    want, weight = net(picture.double()), net[2].weight
+    net.to(memory_format=torch.channels_last)  # the usual recipe, for a whole network
+    assert net[2].weight is weight
+    torch.testing.assert_close(net(picture.double()), want)
+    assert net.to(torch.float32)[2].weight.dtype == torch.float32
 
 
 @pytest.mark.slow

@@ -68,6 +68,8 @@ def test_every_network_pads_on_request_and_takes_autocast_and_empty_batches(name
         if net.output_field != "invariant":
             assert y.shape[-2:] == (97, 90)
         assert net(torch.rand(0, 3, 96, 96)).shape[0] == 0
+        with pytest.raises(ValueError, match="0 x 96 pixels, which hold nothing"):
+            net(torch.rand(1, 3, 0, 96))
         with torch.autocast("cpu", torch.bfloat16):
             assert net(torch.rand(1, 3, 96, 96)).isfinite().all()
     assert str(net.sizes) in str(net.summary())

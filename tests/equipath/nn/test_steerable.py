@@ -266,6 +266,20 @@ def test_low_precision_autocast_and_layouts():
     assert net(torch.randn(2, 3, 8, 8, dtype=torch.bfloat16)).isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_norms_of_no_and_of_long_vectors_keep_to_the_range_of_half_precision(dtype):
+    x = torch.tensor([0.0, 0.0, 1e-3, 300.0, 400.0, 0.0]).view(2, 3, 1, 1)  # a scalar and a vector, twice
+    torch.testing.assert_close(NormReLU((1, 1)).to(dtype)(x.to(dtype)).float(), x, rtol=1e-2, atol=1e-4)
+
+
+def test_an_empty_batch_leaves_the_running_length_as_it_is():
+    norm = SteerableBatchNorm2d((1, 1))
+    norm(torch.randn(2, 3, 4, 4))
+    before = norm.running_square.clone()
+    assert norm(torch.randn(0, 3, 4, 4)).shape == (0, 3, 4, 4)
+    assert torch.equal(norm.running_square, before)
+
+
 @pytest.mark.slow
 def test_compiles_without_a_graph_break_and_exports():
     layout = Fields(3, 3)
