@@ -4,9 +4,9 @@ Veeling, Linmans, Winkens et al. 2018 (paper 004). Table 1: six DenseNets by wei
 with bootstrap intervals. Section 3.2: the spread of the answer over 32 rotations below 90°. Figure 4: FROC of
 lesions, here on vector slides. BreakHis: a field is as malignant as the most suspicious of its random crops.
 
-Choices of ours: intervals by bootstrap over patients, where they are known; in size ``small`` networks with a
-quarter of the paper's growth, short training with one cycle of the learning rate, and smaller fractions, because
-a short training sees no more than 3200 patches; rotated public patches get their corners by mirroring the
+Choices of ours: intervals by bootstrap over patients, where they are known; in size ``small`` networks with about
+a third of the paper's growth, short training with one cycle of the learning rate, and smaller fractions, because
+a short training sees no more than 4800 patches; rotated public patches get their corners by mirroring the
 patch at its edges, while slides are rendered again; breast slides stand in for BreakHis where it is not at hand.
 """
 
@@ -99,10 +99,14 @@ class Settings:
 
 
 SMALL = Settings(
-    growths=(2, 1, 3, 6, 16, 6), fractions=(1.0, 1 / 4, 1 / 16, 1 / 64), patients=24, per_patient=16,
-    validation=200, test=1500, epochs=5, batches=40, batch=16, lr=0.005, schedule="onecycle", turned=8, fields=16,
+    growths=(3, 1, 4, 8, 24, 8), fractions=(1.0, 1 / 4, 1 / 16, 1 / 64), patients=24, per_patient=16,
+    validation=400, test=1500, epochs=5, batches=60, batch=16, lr=0.005, schedule="onecycle", turned=8, fields=16,
     crops=16, regions=8, region=480,
 )  # fmt: skip
+"""Growth and length were chosen on PCam's validation patches. After 200 steps (seed 0, 1000 patches, AUC and NLL) a
+P4M-DenseNet of growth 2 stood at 85.6 and 0.492, one of growth 3 at 88.1 and 0.463, DenseNet+ of growth 9 at 86.8
+and 0.463: two fields a layer are too few. On what they were trained on P4M was behind all the same (0.508 against
+0.482), so the training is longer."""
 SETTINGS = {"small": SMALL, "paper": Settings()}
 
 
