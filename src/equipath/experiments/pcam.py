@@ -156,6 +156,16 @@ def probabilities(net: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([torch.sigmoid(net(some))[:, 0] for some in parts])
 
 
+def fitted(net: nn.Module, name: str, pairs: tuple[Tensor, Tensor], most: int = 400) -> dict[str, float]:
+    """``NAME_nll`` and ``NAME_auc`` on up to ``most`` patches that are spread over a set: what a network made of
+    the patches that it was trained or chosen on, as they are.
+    """
+    images, labels = pairs
+    some = torch.linspace(0, len(images) - 1, min(most, len(images))).round().long()
+    p, t = probabilities(net, images[some]).double().numpy(), labels[some].numpy()
+    return {f"{name}_nll": nll(p, t), f"{name}_auc": auc(p, t)}
+
+
 def with_interval(
     statistic: Callable[..., float], probability: Tensor, labels: Tensor, patients: Sequence[str]
 ) -> tuple[float, list[float]]:
@@ -400,6 +410,7 @@ def run(
             )  # fmt: skip
             net = net.cpu()
             metrics: dict[str, Any] = {"best_epoch": done.best_epoch, "training_seconds": done.seconds}
+            metrics |= fitted(net, "training", train) | fitted(net, "validation", validation)
             for measure in measures:
                 metrics |= measure(net)
             save(

@@ -12,6 +12,7 @@ from equipath.experiments.pcam import (
     SMALL,
     Settings,
     findings,
+    fitted,
     most_suspicious,
     network,
     probabilities,
@@ -120,6 +121,17 @@ def test_quarter_turns_move_the_plain_answer_only():
         found[arm] = spread(net, quarters)
     assert found["P4M-DenseNet"] < 1e-12
     assert found["DenseNet"] > 1e-4
+
+
+def test_what_was_fitted_is_measured_on_patches_spread_over_the_set(monkeypatch):
+    monkeypatch.setattr(
+        "equipath.experiments.pcam.probabilities", lambda _net, images: images[:, 0, 0, 0].float()
+    )
+    shades = torch.tensor([0.2, 0.9, 0.4, 0.9, 0.8]).view(5, 1, 1, 1)
+    found = fitted(None, "training", (shades, torch.tensor([0, 0, 1, 0, 1])), most=3)
+    assert found["training_auc"] == 1.0
+    assert found["training_nll"] == pytest.approx(-np.log([0.8, 0.4, 0.8]).mean(), abs=1e-6)
+    assert fitted(None, "v", (shades, torch.tensor([0, 0, 1, 0, 1])))["v_auc"] == pytest.approx(2 / 6)
 
 
 def test_wrong_words_are_refused():
