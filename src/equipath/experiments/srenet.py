@@ -484,6 +484,7 @@ def report(results: list[dict[str, Any]]) -> list[Any]:
                 "The paper's line is for Gleason 2019 {cite}`chen2025`."
             )
             parts.append(Table([*header, "Dice, between"], rows, caption))
+            parts.append(_least_learned(models, target))
             parts.append(_checks(models, target, on))
             parts.append(_layers_and_k(models, target, on, first))
             parts += _labels_tables(models, target, on)
@@ -502,6 +503,20 @@ def _cells(runs: list[dict[str, Any]], target: str, where: str) -> list[str]:
 
 def _get(runs: list[dict[str, Any]], name: str, digits: int = 3) -> str:
     return mean_sd((run["metrics"].get(name) for run in runs), digits)
+
+
+def _least_learned(models: list[tuple[str, list[dict[str, Any]]]], target: str) -> str:
+    """The run with the lowest accuracy, and how steady it is: what kappa alone does not tell."""
+    model, run = min(
+        ((model, run) for model, some in models for run in some),
+        key=lambda pair: pair[1]["metrics"]["accuracy"],
+    )
+    metrics = run["metrics"]
+    return (
+        f"Steady is not the same as good: the run that learned least ({model}, seed {run['seed']}, "
+        f"{100 * metrics['accuracy']:.0f} % of the pre-training's test pictures right) has a kappa of "
+        f"{metrics[f'{target}.within.kappa']:.2f} within the pictures of {SHORT[target]}."
+    )
 
 
 def _checks(models: list[tuple[str, list[dict[str, Any]]]], target: str, on: str) -> Table:
@@ -533,7 +548,7 @@ def _layers_and_k(
     )  # fmt: skip
 
 
-def _labels_tables(models: list[tuple[str, list[dict[str, Any]]]], target: str, on: str) -> list[Table]:
+def _labels_tables(models: list[tuple[str, list[dict[str, Any]]]], target: str, on: str) -> list[Any]:
     layers = models[0][1][0]["config"]["layers"]
     names = ("labels.ari", "labels.accuracy", "labels.mean_dice", *(f"layer_ari.{n}" for n in layers))
     rows = [[model, *(_get(some, f"{target}.{name}") for name in names)] for model, some in models]
@@ -550,7 +565,22 @@ def _labels_tables(models: list[tuple[str, list[dict[str, Any]]]], target: str, 
             numbers = [metrics[f"{target}.labels.{key}"][k] for key in ("precision", "recall", "f1")]
             each.append([f"{model}, cluster {k + 1}", name, *(f"{value:.3f}" for value in numbers)])
     caption = f"Every cluster against the class that it stands for, {on}, seed {models[0][1][0]['seed']}."
-    return [first, Table(["cluster", "stands for", "precision", "recall", "F1"], each, caption)]
+    table = Table(["cluster", "stands for", "precision", "recall", "F1"], each, caption)
+    stood = {
+        name
+        for _, some in models
+        for run in some
+        for name in run["metrics"][f"{target}.labels.cluster_class"]
+    }
+    if len(stood) > 1:
+        return [first, table]
+    return [
+        first,
+        f"Every cluster of every network holds more of *{stood.pop()}* than of any other class. So accuracy and mean "
+        "Dice are those of answering this class everywhere; what the clusters are worth shows in the Rand index and "
+        "in how far their precisions lie apart.",
+        table,
+    ]
 
 
 def _picture(models: list[tuple[str, list[dict[str, Any]]]], data: str, size: str) -> Picture:

@@ -110,6 +110,15 @@ def test_a_run_saves_what_its_report_shows(tmp_path, monkeypatch):
     assert [row[0] for row in tables[0].rows] == ["SRE-ResNet18", "ResNet18", "SRENet, the paper"]
     assert tables[0].rows[0][4] == f"{kappa:.3f}"
     assert f"SRE-ResNet18 within slides' prostate cores {kappa:.2f}" in shown[-1].alt
+    least = min(out, key=lambda model: out[model]["accuracy"])
+    words = " ".join(part for part in shown if isinstance(part, str))
+    assert f"learned least ({least}, seed 0, {100 * out[least]['accuracy']:.0f} %" in words
+    stood = {name for metrics in out.values() for name in metrics["cores.labels.cluster_class"]}
+    assert ("than of any other class" in words) == (len(stood) == 1)
+    for run in runs:
+        named = run["metrics"]["cores.labels.cluster_class"]
+        run["metrics"]["cores.labels.cluster_class"] = ["stroma"] * len(named)
+    assert any("more of *stroma* than" in part for part in srenet.report(runs) if isinstance(part, str))
 
 
 def test_errors_at_the_door():
