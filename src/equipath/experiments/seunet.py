@@ -466,6 +466,9 @@ def run(
         net = network(arm, len(train.classes), settings, seed)
         lr = settings.lrs[ARMS.index(arm)]
         config = {"model": arm, "parameters": count_parameters(net), "lr": lr} | asdict(settings)
+        # What concerns the other networks does not tell this run from others.
+        del config["lrs"], config["widths"]
+        config["width"] = settings.widths[ARMS.index(arm)]
         clock = time.process_time()
         done = fit(
             net, train_set, val_set, loss=loss_of(net, weights), epochs=settings.epochs, batch_size=settings.batch,
