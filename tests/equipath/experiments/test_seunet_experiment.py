@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from equipath.data.items import IGNORE
 from equipath.equivariance import Scaling, error_matrix
 from equipath.experiments import results, seunet
 from equipath.experiments.seunet import Fields, Settings, pair_errors
@@ -104,6 +105,16 @@ def test_pictures_measured_a_few_at_a_time_give_what_they_give_together(monkeypa
     images, masks = fields.at(2.0)
     p = net.eval().predict(images).argmax(1)
     assert together["iou.P_Ens"][2] == pytest.approx(mean_iou(p, masks, 5))
+    values = {name: [] for name in fields.classes}
+    for scale in (0.5, 1.0, 2.0):
+        images, masks = fields.at(scale)
+        p = net.predict(images).argmax(1)
+        for k, name in enumerate(fields.classes):
+            either = ((p == k) & (masks != IGNORE)) | (masks == k)
+            if either.any():
+                values[name].append(float(((p == k) & (masks == k)).sum() / either.sum()))
+    expected = {name: np.mean(v) if v else np.nan for name, v in values.items()}
+    assert together["class_iou"] == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.slow
