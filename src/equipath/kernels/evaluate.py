@@ -57,6 +57,10 @@ ONEDNN_COLUMNS = 3
 
 _preferred: ContextVar[str | None] = ContextVar("preferred", default=None)
 
+# One entry for each ``prefer`` block that is open anywhere: while there is none, which is cheap to see, nobody
+# need ask what is preferred here.
+open_preferences: list[str | None] = []
+
 
 def price(work: Work, device: torch.device | str = "cpu") -> float:
     """The price of some work on a device; only ratios of prices mean anything."""
@@ -98,9 +102,11 @@ def prefer(name: str | None) -> Iterator[None]:
     transform), "factor" (filter by a fixed basis, then mix channels). Families of layers add theirs.
     """
     token = _preferred.set(name)
+    open_preferences.append(name)
     try:
         yield
     finally:
+        open_preferences.pop()
         _preferred.reset(token)
 
 

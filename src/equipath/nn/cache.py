@@ -37,18 +37,25 @@ class KeptFilters:
 
     def get(self, name: str, parameter: Tensor, compute: Callable[[Tensor], Any]) -> Any:
         """``compute(parameter)``, or the kept result if the parameter has the very same content."""
-        # `usable`, written out: in a small layer each call shows.
-        if (parameter.requires_grad and torch.is_grad_enabled()) or not parameter.is_cpu or is_compiling():
+        if is_compiling():
+            self._source, self._made = None, {}
+            return compute(parameter)
+        return self.get_eagerly(name, parameter, compute)
+
+    def get_eagerly(self, name: str, parameter: Tensor, compute: Callable[[Tensor], Any]) -> Any:
+        """``get`` for a caller who knows that no compiler is at work: in a small layer each question shows."""
+        if (parameter.requires_grad and torch.is_grad_enabled()) or not parameter.is_cpu:
             self._source, self._made = None, {}  # training: hold no memory
             return compute(parameter)
         source = self._source
         if source is None or source.dtype != parameter.dtype or not torch.equal(source, parameter):
             self._source, self._made = parameter.detach().clone(), {}
-        if name not in self._made:
+        made = self._made.get(name)
+        if made is None:
             # Not under autocast: what it makes is of low precision and must not outlive the block.
             with torch.no_grad(), torch.autocast(parameter.device.type, enabled=False):
-                self._made[name] = compute(parameter.detach())
-        return self._made[name]
+                made = self._made[name] = compute(parameter.detach())
+        return made
 
     def __deepcopy__(self, memo: dict) -> "KeptFilters":
         return KeptFilters()

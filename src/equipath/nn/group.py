@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling
 
 from equipath.groups import P4M, Group
 from equipath.groups import group as named_group
 from equipath.kernels import fourier, regular
-from equipath.kernels.evaluate import cheaper_group_conv, preferred
+from equipath.kernels.evaluate import cheaper_group_conv, open_preferences, preferred
 from equipath.nn.cache import KeptFilters
 from equipath.nn.sizes import check_numbers
 
@@ -334,34 +334,33 @@ class GroupConv2d(_GroupConvolution):
         self._known = None  # moved or cast: its inputs are looked at anew
         return super()._apply(fn, recurse)
 
-    def _as_before(self, x: Tensor, sizes: torch.Size) -> Tensor | None:
-        """An input whose shape has passed what ``forward`` asks, or None; no compiler is at work.
-
-        A convolution of few fields takes less than a millisecond, beside which each line of Python shows: so the
-        weight is not looked up by ``nn.Module``'s own long way, and every question is asked once.
-        """
-        weight = self._parameters.get("weight")  # none if it is computed (torch.nn.utils.parametrize)
-        if weight is None or x.dtype != weight.dtype or not x.is_cpu or preferred() is not None:
-            return None
-        if self.bias is not None:
-            return self._plainly(x)
-        taps = self._kept.get_eagerly("taps", weight, self._expand)
-        y = F.conv2d(x.flatten(1, 2), taps, None, self.stride, self.padding, self.dilation, self.groups)
-        return y.view(sizes)
-
     def forward(self, x: Tensor) -> Tensor:
+        # A convolution of few fields takes less than a millisecond, beside which each line of Python shows. So an
+        # input of the last shape, which has passed what is asked below, goes straight on, and the weight is not
+        # looked up by nn.Module's own long way.
         known = self._known
-        if known is not None and not is_compiling() and known[0] == getattr(x, "shape", None):
-            found = self._as_before(x, known[1])
-            if found is not None:
-                return found
+        if (
+            known is not None
+            and not is_dynamo_compiling()
+            and type(x) is Tensor
+            and x.shape == known[0]
+            and not open_preferences
+        ):
+            weight = self._parameters.get("weight")  # none if it is computed (torch.nn.utils.parametrize)
+            if weight is not None and x.is_cpu and x.dtype == weight.dtype:
+                taps = self._kept.get_eagerly("taps", weight, self._expand)
+                bias = None if self.bias is None else self._plane_bias()
+                y = F.conv2d(
+                    x.flatten(1, 2), taps, bias, self.stride, self.padding, self.dilation, self.groups
+                )
+                return y.view(known[1])
         self._check_input(x)
         window = self.dilation * (self.kernel_size - 1) + 1
         if self.stride > 1 or x.shape[3] < window or x.shape[4] < window:  # else nothing can be wrong
             _check_stride(x, window, self.stride, self.padding, "GroupConv2d")
         if self.evaluation(x) == "expand":
             y = self._plainly(x)
-            if not is_compiling() and self._few and self.padding_mode == "zeros" and preferred() is None:
+            if not is_compiling() and self._few and self.padding_mode == "zeros" and not open_preferences:
                 self._known = x.shape, y.shape
             return y
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):

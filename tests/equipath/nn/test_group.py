@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -597,12 +598,14 @@ STALE = {
 
 
 @pytest.mark.parametrize("how", STALE)
-@pytest.mark.parametrize("way", ["expand", "fourier"])
+@pytest.mark.parametrize("way", ["expand", "fourier", "short"])
 def test_kept_filters_are_never_stale(how, way):
     torch.manual_seed(0)
     layer = GroupConv2d(2, 2, 3, padding=1)
     x = torch.randn(1, 2, 8, 5, 5)
-    with prefer(way):
+    with (
+        nullcontext() if way == "short" else prefer(way)
+    ):  # short: the way of a layer of few fields, seen before
         with torch.no_grad():
             old = layer(x)
             assert torch.equal(layer(x), old)
@@ -633,6 +636,49 @@ def test_filters_are_kept_for_inference_and_let_go_for_training():
     with torch.inference_mode():
         layer(x)
     layer(x).sum().backward()  # nothing made in inference mode leaks into training
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_short_way_asks_what_the_long_one_asks(bias):
+    """An input of the last shape goes straight on, unless anything else about it or the layer is different."""
+    layer = GroupConv2d(2, 2, 3, padding=1, bias=bias)
+    x = torch.randn(1, 2, 8, 5, 5)
+    first = layer(x)
+    assert layer._known == (x.shape, first.shape)
+    torch.testing.assert_close(layer(x), first)
+    with pytest.raises(TypeError, match="takes a tensor"):
+        layer(x.tolist())
+    with pytest.raises(ValueError, match="float64"):
+        layer(x.double())
+    with pytest.raises(ValueError, match="regular field"):
+        layer(x[:, :1])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    nn.utils.parametrize.register_parametrization(layer, "weight", _Twice())
+    plain = F.conv2d(x.flatten(1, 2), layer.taps(), layer._plane_bias(), padding=1).view(first.shape)
+    torch.testing.assert_close(layer(x), plain)
+    assert (plain - first).abs().max() > 1e-2
+    nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    torch.testing.assert_close(layer(x), plain)
+    twice = torch.func.functional_call(layer, {"weight": layer.weight * 2}, (x,))
+    linear = plain if layer.bias is None else plain - layer.bias.view(-1, 1, 1, 1)
+    torch.testing.assert_close(twice, plain + linear)
+    assert layer(x.to(memory_format=torch.contiguous_format).transpose(-1, -2)).shape == first.shape
+
+
+class _Twice(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+@pytest.mark.slow
+def test_compiles_after_it_was_called_without():
+    layer = GroupConv2d(2, 2, 3, padding=1)
+    x = torch.randn(1, 2, 8, 5, 5)
+    with torch.no_grad():
+        layer(x)
+        y = layer(x)
+        torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="eager")(x), y)
 
 
 def test_copies_and_files_leave_kept_filters_behind():
