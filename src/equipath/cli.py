@@ -38,6 +38,22 @@ def _source(name: str) -> Any:
     return SOURCES[name]
 
 
+@contextmanager
+def _sentences(again: str = "run the same command again to continue") -> Iterator[None]:
+    """What the user can mend ends in its sentence; ``again`` is said where the user stops the command."""
+    from equipath.data import DataError
+    from equipath.train import TrainingError
+
+    try:
+        yield
+    except (DataError, TrainingError, ValueError) as error:
+        typer.echo(f"equipath: {error}", err=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        typer.echo(f"equipath: stopped; {again}.", err=True)
+        raise typer.Exit(130) from None
+
+
 @data_app.command("list")
 def list_(root: Root = None) -> None:
     """Show every data set: what is installed, size, licence, and how it is had."""
@@ -69,21 +85,15 @@ def fetch_(
 
     Source, licence and size are shown first.
     """
-    from equipath.data import DataError, data_root
+    from equipath.data import data_root
     from equipath.data.fetch import describe, fetch
 
     source = _source(name)
     if not yes:
         typer.echo(describe(source, data_root(root) / source.folder))
         typer.confirm("Fetch it under this licence?", abort=True)
-    try:
+    with _sentences():
         fetch(source, root, only=only or (), say=typer.echo, bar=True, keep_archives=not remove_archives)
-    except DataError as error:
-        typer.echo(f"equipath: {error}", err=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        typer.echo("equipath: stopped; run the same command again to continue.", err=True)
-        raise typer.Exit(130) from None
 
 
 @data_app.command("verify")
@@ -136,7 +146,7 @@ def make_(
     """
     from equipath.data import DataError, load, read_folder, write_folder
 
-    try:
+    with _sentences():
         for split in splits or ["train", "val", "test"]:
             items: Any = load(source, task, split, fraction, seed, root)
             total = len(items)
@@ -156,12 +166,6 @@ def make_(
 
                 write_folder(items, folder / split, progress=step)
             typer.echo(f"{folder / split}: {total} items")
-    except (DataError, ValueError) as error:
-        typer.echo(f"equipath: {error}", err=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        typer.echo("equipath: stopped; run the same command again to continue.", err=True)
-        raise typer.Exit(130) from None
 
 
 @data_app.command("slide")
@@ -175,14 +179,13 @@ def slide_(
     ] = None,
 ) -> None:
     """Write a rendered section as a whole slide: a tiled pyramidal TIFF that OpenSlide reads."""
-    from equipath.data import DataError
     from equipath.data.slides import Slide
     from equipath.data.wsi import write_slide
 
     if path.exists():
         typer.echo(f"equipath: {path} is there already; choose another name, or delete it.", err=True)
         raise typer.Exit(1)
-    try:
+    with _sentences(again="nothing is left of it"):
         scene = Slide(seed, kind)
         with typer.progressbar(length=100, label="rendering") as bar:
 
@@ -190,26 +193,7 @@ def slide_(
                 bar.update(100 * done // total - bar.pos)
 
             write_slide(scene, path, size, mpp, progress=step)
-    except (DataError, ValueError) as error:
-        typer.echo(f"equipath: {error}", err=True)
-        raise typer.Exit(1) from error
     typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
-
-
-@contextmanager
-def _sentences() -> Iterator[None]:
-    """What the user can mend ends in its sentence."""
-    from equipath.data import DataError
-    from equipath.train import TrainingError
-
-    try:
-        yield
-    except (DataError, TrainingError, ValueError) as error:
-        typer.echo(f"equipath: {error}", err=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        typer.echo("equipath: stopped; run the same command again to continue.", err=True)
-        raise typer.Exit(130) from None
 
 
 def _keep_memory() -> bool:
@@ -477,7 +461,7 @@ def segment_(
                 )
             else:
                 made = segment(
-                    network, picture, out, classes=classes, mpp=mpp or trained, slide_mpp=slide_mpp, tile=tile,
+                    network, picture, out, classes=classes, mpp=trained if mpp is None else mpp, slide_mpp=slide_mpp, tile=tile,
                     margin=margin, everywhere=everywhere, device=device, progress=step,
                 )  # fmt: skip
     if cluster is not None:

@@ -221,11 +221,9 @@ def segment(
         raise DataError(f"{mask_file} is there already; delete it, or choose another folder.")
     source = open_picture(picture, mpp, slide_mpp)
     size = source.size
-    run_on = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    try:
-        model = model.to(run_on).eval()
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} is not to be had here ({error}).") from error
+    if tile < 1:
+        raise ValueError(f"got a tile of {tile}; a window has at least 1 pixel.")
+    model, run_on = _on_device(model, device)
 
     contract = getattr(model, "sizes", None)
     step = contract.step if contract else 1
@@ -306,6 +304,15 @@ def segment(
         ) from error
     shutil.rmtree(work, ignore_errors=True)
     return result
+
+
+def _on_device(model: nn.Module, device: str) -> tuple[nn.Module, torch.device]:
+    """The model in eval mode on a device, "auto" being a GPU where there is one."""
+    try:
+        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        return model.to(place).eval(), place
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} is not to be had here ({error}).") from error
 
 
 # --------------------------------------------------------------------------------------------------
@@ -701,8 +708,7 @@ def cluster_folder(
         raise DataError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}).")
     if (out / "clusters.csv").exists():
         raise DataError(f"{out / 'clusters.csv'} is there already; delete it, or choose another folder.")
-    run_on = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    model = model.to(run_on).eval()
+    model, run_on = _on_device(model, device)
 
     def read(path: Path) -> tuple[np.ndarray, Tensor]:
         pixels = read_array(path)

@@ -124,10 +124,14 @@ def test_slide_writes_what_openslide_reads(tmp_path):
         assert slide.mpp == pytest.approx(8)
         assert slide.read(0, 0, (120, 150)).std() > 5
     assert "is there already" in CliRunner().invoke(app, words).output
-    assert (
-        "heart"
-        in CliRunner().invoke(app, ["data", "slide", str(tmp_path / "b.tif"), "--kind", "heart"]).output
-    )
+    for place, more, says in (
+        ("b.tif", ["--kind", "heart"], "heart"),
+        ("b.tif", ["--mpp", "0"], "got mpp=0"),
+        ("a.tif/b.tif", ["--size", "64", "64"], "could not be written"),
+    ):
+        result = CliRunner().invoke(app, ["data", "slide", str(tmp_path / place), *more])
+        assert result.exit_code == 1
+        assert says in result.output
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))

@@ -333,6 +333,9 @@ def test_one_channel_is_class_one_against_the_rest(tmp_path):
         (picture, {"mpp": -1.0}, ValueError, "positive"),
         (picture, {"mpp": 1.0, "slide_mpp": 0.5}, DataError, "plain picture"),
         (picture, {"device": "cuda:99"}, ValueError, "cuda:99"),
+        (picture, {"device": "gpu"}, ValueError, "'gpu' is not to be had"),
+        (picture, {"tile": 0}, ValueError, "tile of 0"),
+        (lambda f: _deep(f / "a.png"), {}, DataError, "more than 8 bits"),
         (picture, {"blend": "magic"}, ValueError, "known are"),
     ],
 )
@@ -348,6 +351,11 @@ def _bytes(path, body):
 
 def _white(path):
     Image.new("RGB", (400, 400), (244, 244, 244)).save(path)
+    return path
+
+
+def _deep(path):
+    Image.fromarray(np.full((64, 64), 40_000, np.uint16)).save(path)
     return path
 
 
@@ -432,6 +440,11 @@ def test_the_command(tmp_path, monkeypatch):
     bad = typer.CliRunner().invoke(app, ["segment", "core.png", "--model", "nowhere"])
     assert bad.exit_code == 1
     assert "There is no folder 'nowhere'" in bad.output
+    bad = typer.CliRunner().invoke(
+        app, ["segment", "core.png", "--model", "first_unet", "--mpp", "0", "--out", "b"]
+    )
+    assert bad.exit_code == 1
+    assert "got mpp=0" in bad.output
     bad = typer.CliRunner().invoke(app, ["segment", "none.png", "--model", "first_unet"])
     assert bad.exit_code == 1
     assert bad.output.strip().endswith("give the path of a picture or a slide.")

@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import math
+import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -136,6 +137,13 @@ class Items(Dataset):
         return [self._names[i] for i in self._chosen]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            index = operator.index(index)
+        except TypeError:
+            raise TypeError(
+                f"items are asked for one at a time by whole numbers; got {index!r}. torch.utils.data.Subset takes "
+                "several."
+            ) from None
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.name} ({self.split}) has {len(self)} items; item {index} was asked for.")
         position = int(self._chosen[index])
@@ -190,12 +198,18 @@ def read_array(path: str | os.PathLike[str], mode: str | None = "RGB") -> np.nda
     )
     try:
         with Image.open(path) as picture:
+            if mode == "RGB" and picture.mode[0] in "IF":
+                raise DataError(
+                    f"{path} has more than 8 bits a pixel, and what counts as white there is not known; save it with "
+                    "8 bits a colour."
+                )
             return np.array(picture if mode is None or picture.mode == mode else picture.convert(mode))
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; fetch the data set again, or put the file there.") from error
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be read as a picture ({error}); it is damaged: delete it and fetch the set again."
+            f"{path} cannot be read as a picture ({error}); it is damaged, or none. A file of a data set: delete it "
+            "and fetch the set again."
         ) from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit

@@ -124,11 +124,13 @@ def sliding(
     """
     if image.ndim != 4:
         raise ValueError(f"got an image of shape {tuple(image.shape)}; give (B, C, H, W).")
-    if margin < 0 or 2 * margin >= tile:
+    if margin < 0 or margin != int(margin) or 2 * margin >= tile:
         raise ValueError(
-            f"got margin={margin} for windows of {tile}; the margin must be at least 0 and less than half "
-            "the window."
+            f"got margin={margin} for windows of {tile}; the margin must be a whole number of at least 0 and less "
+            "than half the window."
         )
+    if batch < 1:
+        raise ValueError(f"got batch={batch}; at least one window goes through the function at once.")
     if stride is None:
         stride = max((tile - 2 * margin - (tile // 8 if blend != "crop" else 0)) // align * align, align)
     height, width = image.shape[-2:]
@@ -225,6 +227,8 @@ def join(windows: torch.Tensor, places: list[tuple[int, int]], size: tuple[int, 
     if len(windows) != len(places):
         raise ValueError(f"got {len(windows)} windows and {len(places)} places; give one place per window.")
     tile = windows.shape[-1]
+    if any(y < 0 or x < 0 or y + tile > size[0] or x + tile > size[1] for y, x in places):
+        raise ValueError(f"got windows of {tile} that reach out of a picture of {size[0]} x {size[1]}.")
     total = windows.new_zeros(windows.shape[1], *size)
     count = windows.new_zeros(1, *size)
     for window, (y, x) in zip(windows, places, strict=True):

@@ -9,10 +9,12 @@ nearest finer level and averages down to the asked resolution, so that regions t
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -136,8 +138,13 @@ class WholeSlide:
             pixel, which changes colours at edges by a level or two of 255.
         """
         mpp = self.mpp if mpp is None else mpp
-        if not (mpp > 0 and math.isfinite(mpp)) or min(size) < 1:
-            raise ValueError(f"got mpp={mpp} and size={size}; both must be positive.")
+        if not (mpp > 0 and math.isfinite(mpp)) or min(size) < 1 or any(n != int(n) for n in size):
+            raise ValueError(
+                f"got mpp={mpp} and size={size}; both must be positive, the size in whole pixels."
+            )
+        if not (math.isfinite(x) and math.isfinite(y)):
+            raise ValueError(f"got the corner ({x}, {y}); places are finite numbers of µm.")
+        size = int(size[0]), int(size[1])
         # The coarsest level that is still as fine as asked; a level within 1 % of it counts as equal.
         level = max((k for k, f in enumerate(self._factors) if self.mpp * f <= mpp * 1.01), default=0)
         ratio = mpp / (self.mpp * self._factors[level])
@@ -206,6 +213,8 @@ class WholeSlide:
 
     def grid_size(self, mpp: float) -> tuple[int, int]:
         """Height and width in pixels of the whole slide at a resolution."""
+        if not (mpp > 0 and math.isfinite(mpp)):
+            raise ValueError(f"got mpp={mpp}; microns per pixel are a positive number.")
         return max(1, round(self.extent[0] / mpp)), max(1, round(self.extent[1] / mpp))
 
     def tissue(self, mpp: float = 8.0, **options: float) -> np.ndarray:
@@ -228,6 +237,10 @@ class WholeSlide:
             tissue: mask of the whole slide at any resolution (:meth:`tissue`); tiles with less than the part
                 ``least`` are left out.
         """
+        if not 0 <= overlap < size:
+            raise ValueError(
+                f"got tiles of {size} with an overlap of {overlap}; it must be from 0 to less than a tile."
+            )
         mpp = self.mpp if mpp is None else mpp
         height, width = self.grid_size(mpp)
         for row in starts(height, size, size - overlap):
@@ -280,6 +293,8 @@ def _refuse_truncated(path: Path) -> None:
     import tifffile
 
     length = path.stat().st_size
+    log = logging.getLogger("tifffile")  # of a broken file it speaks on stderr too, before it raises
+    quiet, log.disabled = log.disabled, True
     try:
         with tifffile.TiffFile(path) as tiff:
             if len(tiff.pages) == 0:
@@ -303,6 +318,8 @@ def _refuse_truncated(path: Path) -> None:
         raise DataError(
             f"{path} is truncated or damaged: its TIFF directory cannot be read ({error}). Fetch it again."
         ) from error
+    finally:
+        log.disabled = quiet
 
 
 @lru_cache(maxsize=16)
@@ -334,7 +351,8 @@ def find_tissue(
     Args:
         image: ``(H, W, 3)`` uint8, a slide at low resolution or a tile at any.
         mpp: microns per pixel, which turns the areas into pixels.
-        least_area, holes: pieces and holes smaller than this many µm² are dropped and filled.
+        least_area, holes: pieces and holes smaller than this many µm² are dropped and filled; in a tile of a few
+            times that size, those smaller than a tenth of it.
 
     Returns:
         ``(H, W)`` bool; all False for an empty slide.
@@ -342,8 +360,10 @@ def find_tissue(
     from scipy import ndimage
 
     image = np.asarray(image)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f"got {image.dtype} of shape {image.shape}; give an RGB picture (H, W, 3) of uint8.")
+    if not mpp > 0:
+        raise ValueError(f"got mpp={mpp}; microns per pixel are a positive number.")
     smooth = ndimage.gaussian_filter(image.astype(np.float32), (1, 1, 0))
     high, grey = smooth.max(2), smooth.mean(2)
     saturation = (high - smooth.min(2)) / np.maximum(high, 1)
@@ -369,7 +389,10 @@ def find_tissue(
         tissue &= ~(like | shade)
     tissue = ~_opened_by(~tissue, 2)
     tissue = _opened_by(tissue, 2)
-    return ~_without_small(~_without_small(tissue, least_area / mpp**2), holes / mpp**2)
+    # A tile may be smaller than a piece that counts on a slide: all of it would be a speck, or a hole.
+    most = tissue.size / 10
+    tissue = _without_small(tissue, min(least_area / mpp**2, most))
+    return ~_without_small(~tissue, min(holes / mpp**2, most))
 
 
 def _slope(pixels: np.ndarray, axis: int) -> np.ndarray:
@@ -433,8 +456,8 @@ def write_pyramid(
     import tifffile
 
     height, width = size
-    if min(height, width) < 1 or not mpp > 0:
-        raise ValueError(f"got size={size} and mpp={mpp}; they must be positive.")
+    if min(height, width) < 1 or not mpp > 0 or block < 1:
+        raise ValueError(f"got size={size}, mpp={mpp} and block={block}; they must be positive.")
     if tile < 16 or tile % 16:
         raise ValueError(f"got tile={tile}; TIFF wants a multiple of 16.")
     if colours is not None and (colours.shape != (256, 3) or colours.dtype != np.uint8):
@@ -446,12 +469,14 @@ def write_pyramid(
         else {"photometric": "palette", "colormap": colours.T.astype(np.uint16) * 257}
     )
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; give the name of a file that is not there yet.")
     shapes = [(height, width)]
     while max(shapes[-1]) > smallest and min(shapes[-1]) > 1:
         shapes.append((shapes[-1][0] // 2, shapes[-1][1] // 2))
     part = path.with_name(path.name + ".part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with (
             tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch,
             tifffile.TiffWriter(part, bigtiff=True) as tiff,
@@ -480,7 +505,8 @@ def write_pyramid(
                 )
                 below.unlink(missing_ok=True)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise DataError(
             f"{path} could not be written ({error.strerror or error}); make room or choose another folder."
         ) from error
@@ -583,6 +609,8 @@ def write_slide(
     from equipath.data.slides import Grid
 
     x0, y0, x1, y1 = slide.extent
+    if not (mpp > 0 and math.isfinite(mpp)):
+        raise ValueError(f"got mpp={mpp}; microns per pixel are a positive number.")
     if size is None:
         size = max(1, math.ceil((y1 - y0) / mpp)), max(1, math.ceil((x1 - x0) / mpp))
     middle_x, middle_y = (x0 + x1) / 2, (y0 + y1) / 2

@@ -766,6 +766,8 @@ def test_items_out_of_range_and_bad_arguments():
     )
     with pytest.raises(IndexError, match="has 1 items"):
         items[1]
+    with pytest.raises(TypeError, match="one at a time"):
+        items[:1]
     with pytest.raises(ValueError, match="one patient per item"):
         Items(name="x", task="t", split="train", classes=(), names=["a"], patients=[], read=lambda _: {})
     with pytest.raises(ValueError, match="by='patient'"):

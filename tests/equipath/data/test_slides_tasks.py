@@ -176,6 +176,8 @@ def test_angle_turns_every_item():
         ({"size": 3.5}, "size is a whole number"),
         ({"mpp": -1.0}, "mpp"),
         ({"stain": "pas"}, "stain"),
+        ({"seed": 1.5}, "seed is a whole number"),
+        ({"seed": 2**70}, "seed is a whole number"),
     ],
 )
 def test_bad_options_are_named(options, says):

@@ -165,6 +165,8 @@ BAD = {
     ),
     "one pixel": torch.ones(3, 1, 1) * 0.5,
     "nearly white": 1 - 0.02 * torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0)),
+    "one colour with noise": torch.tensor([0.9, 0.5, 0.7])[:, None, None]
+    + 0.004 * torch.randn(3, 40, 40, generator=torch.Generator().manual_seed(0)),
     "not a number": torch.full((3, 40, 40), torch.nan),
 }
 
@@ -175,7 +177,7 @@ def test_bad_input_is_left_alone_with_a_warning(name, method):
     bad = BAD[name]
     reference, _ = tissue(dtype=torch.float32)
     normalise = StainNormalizer(method).fit(reference)
-    if method == "reinhard" and name in ("one stain", "nearly white"):
+    if method == "reinhard" and name == "one stain":
         return  # Reinhard needs no two stains, only colour that varies
     with pytest.warns(StainWarning, match="left as they are"):
         got = normalise(bad)
@@ -248,6 +250,9 @@ def test_the_reference_survives_a_state_dict(method):
         (lambda: find_stains(torch.rand(3, 8, 8), "magic"), "known are macenko"),
         (lambda: find_stains(torch.zeros(3, 8, 8, dtype=torch.uint8)), "floating point RGB"),
         (lambda: find_stains(torch.rand(4, 8, 8)), "floating point RGB"),
+        (lambda: augment(torch.rand(3, 8, 8).half()), "float32 or float64"),
+        (lambda: augment(torch.rand(3, 0, 8)), r"shape \(3, 0, 8\)"),
+        (lambda: augment(torch.rand(3, 8, 8) * 255), "divide 8-bit ones by 255"),
         (lambda: separate(torch.rand(3, 8, 8), torch.rand(4, 3)), "one to three stains"),
         (lambda: separate(torch.rand(2, 3, 8, 8), torch.rand(3, 2, 3)), "one per image"),
         (lambda: StainNormalizer().fit(torch.rand(2, 3, 8, 8)), "give one"),
@@ -256,6 +261,19 @@ def test_the_reference_survives_a_state_dict(method):
 def test_mistakes_are_said(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize("method", ["macenko", "vahadane", "reinhard"])
+def test_arrays_are_refused_and_empty_batches_are_nothing_to_do(method):
+    normalise = StainNormalizer(method).fit(tissue()[0])
+    with pytest.raises(TypeError, match="ndarray"):
+        normalise(tissue()[0].numpy())
+    none = torch.zeros(0, 3, 8, 8)
+    assert normalise(none).shape == augment(none).shape == none.shape
+    if method != "reinhard":
+        vectors, ok = find_stains(none, method)
+        assert vectors.shape == (0, 2, 3)
+        assert ok.shape == (0,)
 
 
 def test_real_tissue(tissue_data):

@@ -159,8 +159,28 @@ def test_glass_has_no_tissue_and_tissue_no_glass():
     full = np.random.default_rng(0).integers(100, 200, (80, 80, 3)).astype(np.uint8)
     full[..., 1] //= 2
     assert find_tissue(full).mean() > 0.95
-    with pytest.raises(ValueError, match="RGB picture"):
-        find_tissue(np.zeros((5, 5)))
+    for none in (np.zeros((5, 5)), np.zeros((0, 5, 3), np.uint8)):
+        with pytest.raises(ValueError, match="RGB picture"):
+            find_tissue(none)
+    with pytest.raises(ValueError, match="mpp=0"):
+        find_tissue(full, 0)
+
+
+@pytest.mark.parametrize("side", [20, 96, 256])
+def test_a_tile_smaller_than_the_least_piece_is_told_too(side):
+    """At 0.5 µm a pixel, all of these are less than the 20 000 µm² that count on a slide."""
+    white, black = np.full((side, side, 3), 244, np.uint8), np.zeros((side, side, 3), np.uint8)
+    assert not find_tissue(white, 0.5).any()
+    assert not find_tissue(black, 0.5).any()
+    noise = np.random.default_rng(0).integers(-20, 20, (side, side, 3))
+    full = (noise + np.array((190, 110, 170))).astype(np.uint8)
+    assert find_tissue(full, 0.5).mean() > 0.95
+    if side >= 96:
+        half = full.copy()
+        half[:, : side // 2] = 244
+        mask = find_tissue(half, 0.5)
+        assert mask[:, : side // 2].mean() < 0.1
+        assert mask[:, side // 2 :].mean() > 0.9
 
 
 def pasted(picture, glass, seed, part):
@@ -294,11 +314,12 @@ def test_damaged_tiles_are_told_when_read(written, tmp_path):
 @pytest.mark.parametrize(
     ("body", "words"), [(b"", "empty"), (b"hello", "not a slide"), (b"II*\0garbage", "truncated")]
 )
-def test_what_is_no_slide_is_told(tmp_path, body, words):
+def test_what_is_no_slide_is_told(tmp_path, body, words, capfd):
     path = tmp_path / "x.tif"
     path.write_bytes(body)
     with pytest.raises(DataError, match=words):
         WholeSlide(path)
+    assert capfd.readouterr().err == ""  # the sentence is all; tifffile would add lines of its own
     with pytest.raises(DataError, match="missing"):
         WholeSlide(tmp_path / "none.tif")
 
@@ -312,8 +333,16 @@ def test_a_slide_without_a_resolution_asks_for_it(tmp_path):
         WholeSlide(path)
     with WholeSlide(path, mpp=0.25) as slide:
         assert slide.extent == (32.0, 32.0)
-        with pytest.raises(ValueError, match="must be positive"):
-            slide.read(0, 0, (8, 8), mpp=-1)
+        for call, words in (
+            (lambda: slide.read(0, 0, (8, 8), mpp=-1), "must be positive"),
+            (lambda: slide.read(0, 0, (8.5, 8)), "whole pixels"),
+            (lambda: slide.read(float("nan"), 0, (8, 8)), "finite numbers"),
+            (lambda: next(slide.tiles(64, overlap=64)), "overlap of 64"),
+            (lambda: next(slide.tiles(64, overlap=-1)), "overlap of -1"),
+            (lambda: next(slide.tiles(64, mpp=0)), "mpp=0"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                call()
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path):
@@ -333,6 +362,12 @@ def test_a_full_disk_is_told(tmp_path):
 
     with pytest.raises(DataError, match="No space left"):
         write_pyramid(read, tmp_path / "a.tif", (300, 300), 0.5, tile=64)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DataError, match="could not be written"):
+        write_pyramid(read, tmp_path / "file" / "a.tif", (300, 300), 0.5)
+    with pytest.raises(DataError, match="is a folder"):
+        write_pyramid(read, tmp_path, (300, 300), 0.5)
+    assert (tmp_path / "file").read_text() == "mine"
     with pytest.raises(ValueError, match="multiple of 16"):
         write_pyramid(read, tmp_path / "a.tif", (300, 300), 0.5, tile=50)
     with pytest.raises(ValueError, match="asked for"):

@@ -70,9 +70,9 @@ class Rendered(Items):
         for name, value in (("patients", patients), ("per_patient", per_patient), ("size", size)):
             if not isinstance(value, int | np.integer) or value < 1:
                 raise ValueError(f"{name} is a whole number of at least 1, got {value!r}.")
-        Grid(
-            (0.0, 0.0), (size, size), mpp, angle
-        )  # complains about a bad mpp or angle before any work is done
+        if not isinstance(seed, int | np.integer) or abs(seed) >= 2**62:
+            raise ValueError(f"seed is a whole number between -2**62 and 2**62, got {seed!r}.")
+        Grid((0.0, 0.0), (size, size), mpp, angle)  # raises for a bad mpp or angle before any work is done
         self.size, self.mpp, self.angle = int(size), float(mpp), float(angle)
         number = list(TASKS).index(self.task) if self.task in TASKS else 0
         key = np.arange(patients) + 1_000_000 * SPLITS.index(split)
