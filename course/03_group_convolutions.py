@@ -3,7 +3,7 @@
 #   coursekit:
 #     title: Eight poses in one layer
 #     minutes: 120
-#     run_minutes: 5
+#     run_minutes: 3
 #     ram_mb: 1600
 #     download_mb: 0
 #     objectives:
