@@ -164,6 +164,29 @@ def test_fractions_are_for_the_networks_that_are_compared(tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
+def test_the_page_says_where_a_network_is_behind():
+    """At training already, or on other patients only: told from the numbers, and only where they say so."""
+
+    def page(training, test, patches=8000):
+        runs = []
+        for arm, (here, there) in (("P4M-DenseNet", (training, test)), ("DenseNet+", (0.5, 0.52))):
+            metrics = dict.fromkeys(("accuracy", "auc", "spread", "validation_nll"), 0.5)
+            metrics |= {"auc_interval": [0.4, 0.6], "training_nll": here, "nll": there}
+            config = asdict(SMALL) | {"model": arm, "parameters": 9000, "fraction": 1.0, "patches": patches}
+            runs.append({"data": "pcam", "size": "small", "seed": 0, "config": config, "metrics": metrics})
+        return report(runs)
+
+    *_, table, words = page(0.53, 0.56)
+    assert table.rows[0][:3] == ["P4M-DenseNet", "3 fields of 8 maps", "0.530"]
+    assert "0.030 higher than DenseNet+'s on the training patches and 0.040 higher on the test" in words
+    assert "it has learned less" in words
+    assert "no patch of 8,000 comes twice" in words
+    words = page(0.48, 0.56, patches=125)[-1]
+    assert "0.020 lower than DenseNet+'s on the training patches" in words
+    assert "learned less" not in words
+    assert "comes twice" not in words
+
+
 def test_a_run_is_saved_reported_and_repeated(tmp_path):
     options = dict(folder=tmp_path / "ck", progress=False, settings=TINY, results=tmp_path)
     first = run("slides", arms=("P4M-DenseNet", "DenseNet"), **options)
@@ -173,4 +196,4 @@ def test_a_run_is_saved_reported_and_repeated(tmp_path):
     for metric in ("nll", "froc", "transfer_auc", "spread"):
         assert again["DenseNet, 100 %"][metric] == first["DenseNet, 100 %"][metric]
     tables = [part for part in report(runs) if isinstance(part, results.Table)]
-    assert [len(table.rows) for table in tables] == [2, 2]
+    assert [len(table.rows) for table in tables] == [2, 2, 2]
