@@ -1000,6 +1000,11 @@ def _step_new_first(f: Tensor, layer: Map, transition: Map) -> Tensor:
     return _halved(transition(torch.cat([new, _centre(f, new)], 1)))
 
 
+def _step_relu_on_new(f: Tensor, layer: Map, transition: Map) -> Tensor:
+    new = layer(f).relu()
+    return _halved(transition(torch.cat([_centre(f, new), new], 1)))
+
+
 def _step_drops_old(f: Tensor, layer: Map, transition: Map) -> Tensor:
     new = layer(f)
     return _halved(transition(torch.cat([torch.zeros_like(_centre(f, new)), new], 1)))
@@ -2574,6 +2579,11 @@ Write `dense_step(f, layer, transition)`: one dense block and its transition, th
         ),
         Misconception(
             _step_new_first, "Your new fields come first. The order on axis 1 is: old fields, new fields."
+        ),
+        Misconception(
+            _step_relu_on_new,
+            "You cut the new fields off at zero. They go on as `layer` gives them: the nonlinearities are inside `layer` and "
+            "`transition`.",
         ),
         Misconception(
             _step_drops_old,
