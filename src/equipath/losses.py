@@ -1,7 +1,8 @@
 """What networks are trained to lower: soft Dice, Dice + cross-entropy, and the loss of SEUNet's scale heads.
 
 Logits are (B, K, H, W): K classes for a softmax, or K = 1 for a sigmoid. Targets are class indices (B, H,
-W), or a mask (B, H, W) or (B, 1, H, W) of 0 and 1 when K = 1.
+W), or a mask (B, H, W) or (B, 1, H, W) of 0 and 1 when K = 1. Pixels of which nothing is known have the label
+-100, torch's own default and that of ``equipath.data``; they count nowhere.
 """
 
 import torch
@@ -30,13 +31,18 @@ def _one_hot(target: Tensor, classes: int, keep: Tensor, dtype: torch.dtype) -> 
     return F.one_hot(index, classes).movedim(-1, 1).to(dtype)
 
 
+def _wide(logits: Tensor) -> Tensor:
+    """Float32 at least, also under autocast: what follows are sums over many pixels."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
 def dice_loss(
     logits: Tensor,
     target: Tensor,
     *,
     smooth: float = 1.0,
     per_image: bool = False,
-    ignore_index: int | None = None,
+    ignore_index: int = -100,
 ) -> Tensor:
     """One minus the soft Dice coefficient, averaged over classes: from 0 (perfect) towards 1 (wrong).
 
@@ -51,10 +57,8 @@ def dice_loss(
     """
     target = _checked(logits, target)
     classes = logits.shape[1]
-    keep = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
-    keep = keep[:, None]
-    # Sums over many pixels: float32 at least, also under bfloat16 autocast.
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    keep = (target.long() != ignore_index)[:, None]  # a byte never equals -100, but torch says that 156 does
+    logits = _wide(logits)
     p = (torch.sigmoid(logits) if classes == 1 else torch.softmax(logits, 1)) * keep
     t = _one_hot(target, classes, keep, p.dtype) * keep
     over = (2, 3) if per_image else (0, 2, 3)
@@ -69,17 +73,17 @@ def dice_cross_entropy(
     dice_weight: float = 1.0,
     class_weights: Tensor | None = None,
     smooth: float = 1.0,
-    ignore_index: int | None = None,
+    ignore_index: int = -100,
 ) -> Tensor:
     """``cross_entropy + dice_weight · dice_loss``: the loss of the course's segmentation networks.
 
     Cross-entropy grades every pixel alike, Dice grades regions, so a small class is not drowned. Arguments
     as for ``dice_loss``; ``class_weights`` (K,) weigh the cross-entropy's classes (for K = 1 the one weight
-    is that of the positive pixels).
+    is that of the positive pixels). A batch of which nothing is known has a cross-entropy of 0.
     """
     target = _checked(logits, target)
+    logits, keep = _wide(logits), target.long() != ignore_index
     if logits.shape[1] == 1:
-        keep = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
         per_pixel = F.binary_cross_entropy_with_logits(
             logits[:, 0],
             torch.where(keep, target, 0).to(logits.dtype),
@@ -88,8 +92,14 @@ def dice_cross_entropy(
         )
         entropy = (per_pixel * keep).sum() / keep.sum().clamp_min(1)
     else:
-        ignored = -100 if ignore_index is None else ignore_index
-        entropy = F.cross_entropy(logits, target.long(), weight=class_weights, ignore_index=ignored)
+        total = F.cross_entropy(
+            logits, target.long(), weight=class_weights, ignore_index=ignore_index, reduction="sum"
+        )
+        count = keep.sum()
+        if class_weights is not None:
+            count = (class_weights.to(logits.dtype)[torch.where(keep, target, 0).long()] * keep).sum()
+        # torch's own mean is 0 / 0 where nothing is known, and its gradient would ruin the weights.
+        entropy = total / torch.where(count == 0, 1, count)
     if dice_weight == 0:
         return entropy
     return entropy + dice_weight * dice_loss(logits, target, smooth=smooth, ignore_index=ignore_index)

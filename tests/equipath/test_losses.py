@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from equipath.data.items import IGNORE
 from equipath.losses import dice_cross_entropy, dice_loss, scale_head_loss, scale_weights
 
 
@@ -54,6 +55,32 @@ def test_ignored_pixels_count_nowhere(batch):
     mask[..., 7:] = 255
     for loss in (dice_loss, dice_cross_entropy):
         torch.testing.assert_close(loss(z, mask, ignore_index=255), loss(z[..., :7], mask[..., :7]))
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)])
+def test_unknown_pixels_of_a_data_set_count_nowhere_without_being_named(batch, weights):
+    """-100 is what `equipath.data` marks them with, and torch's own default."""
+    logits, target = batch
+    marked = target.clone()
+    marked[..., 7:] = IGNORE
+    got = dice_cross_entropy(logits, marked, class_weights=weights)
+    torch.testing.assert_close(
+        got, dice_cross_entropy(logits[..., :7], target[..., :7], class_weights=weights)
+    )
+    oracle = torch.nn.functional.cross_entropy(logits, marked, weight=weights)
+    torch.testing.assert_close(
+        dice_cross_entropy(logits, marked, class_weights=weights, dice_weight=0.0), oracle
+    )
+    free = logits.clone().requires_grad_()
+    none = dice_cross_entropy(free, torch.full_like(target, IGNORE), class_weights=weights)
+    assert none == 0  # nothing known, nothing learnt, and no NaN in the weights
+    none.backward()
+    assert torch.equal(free.grad, torch.zeros_like(free))
+    assert scale_head_loss(logits[:, :, None], torch.full_like(target, IGNORE), torch.zeros(1).double()) == 0
+    masks = (target > 0).to(torch.uint8)
+    torch.testing.assert_close(
+        dice_cross_entropy(logits[:, :1], masks), dice_cross_entropy(logits[:, :1], masks.long())
+    )
 
 
 def test_per_image_is_the_mean_over_pictures(batch):
