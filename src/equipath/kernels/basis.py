@@ -11,7 +11,7 @@ Expanding multiplies ``O·C·k²`` numbers a pixel, factoring ``C·Σ k_n² + O�
 basis filters the second is several times cheaper. ``kernels/evaluate.py`` predicts which.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import torch
@@ -20,6 +20,9 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from equipath.kernels.evaluate import basis_conv_work, cheapest, dense_conv2d, preferred, price
+
+# Responses that are mixed together: a product over many channels runs faster, more would only take memory.
+PART_BYTES = 2 << 20
 
 
 def crop_filters(basis: Tensor) -> list[Tensor]:
@@ -48,8 +51,9 @@ def factored_conv2d(x: Tensor, weight: Tensor, filters: Sequence[Tensor], paddin
         filters: n cropped filters (k_n, k_n); the largest, k, sets the size: ``H' = H + 2·padding - k + 1``.
         padding: zeros at each side.
 
-    The responses to the basis are n times as large as the input. They are computed again in the backward
-    pass instead of being kept: one more round of cheap depthwise filters for a fraction of the memory.
+    The responses to the basis are n times as large as the input. So a few at a time are made and mixed into the
+    output, and they are computed again in the backward pass instead of being kept: one more round of cheap
+    depthwise filters for a fraction of the memory.
     """
     out: Tensor = _Factored.apply(x, weight, padding, *filters)
     return out
@@ -76,6 +80,39 @@ def _as_pointwise(weight: Tensor) -> Tensor:
     return weight.transpose(1, 2).flatten(1)[:, :, None, None]
 
 
+def _matrix(x: Tensor) -> Tensor:
+    """(B, C, H, W) with channels innermost as (B·H·W, C): a view."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _in_parts(x: Tensor) -> bool:
+    """Whether responses are mixed a few at a time: in low precision a sum in steps would be rounded at each, and
+    a compiler orders the work itself."""
+    return x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+
+
+def _offset(filters: Sequence[Tensor], taps: Tensor) -> int:
+    return (max(f.shape[-1] for f in filters) - taps.shape[-1]) // 2
+
+
+def _parts(x: Tensor, filters: Sequence[Tensor], padding: int) -> Iterator[tuple[int, int, Tensor]]:
+    """(first, last, matrix): the responses (B·H'·W', (last - first)·C) to a few filters at a time."""
+    count = max(1, min(len(filters), PART_BYTES // max(1, x.numel() * x.element_size())))
+    for first in range(0, len(filters), count):
+        last, buffer = min(first + count, len(filters)), None
+        for n in range(first, last):
+            response = _depthwise(x, filters[n], padding - _offset(filters, filters[n]))
+            if last - first == 1:
+                buffer = response
+                break
+            if buffer is None:
+                batch, channels, height, width = response.shape
+                buffer = response.new_empty(batch, height, width, channels * (last - first))
+                buffer = buffer.permute(0, 3, 1, 2)
+            buffer[:, (n - first) * channels : (n - first + 1) * channels] = response
+        yield first, last, _matrix(buffer)  # type: ignore[arg-type]
+
+
 class _Factored(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, padding, *filters):  # type: ignore[no-untyped-def]
@@ -85,29 +122,50 @@ class _Factored(torch.autograd.Function):
         )  # x itself: a copy would be cut off from second derivatives
         # Depthwise and 1x1 convolutions are several times faster with channels innermost.
         x = x.contiguous(memory_format=torch.channels_last)
-        return F.conv2d(_responses(x, filters, padding), _as_pointwise(weight))
+        if not _in_parts(x):
+            return F.conv2d(_responses(x, filters, padding), _as_pointwise(weight))
+        total = None
+        for first, last, responses in _parts(x, filters, padding):
+            mixing = weight[:, :, first:last].transpose(1, 2).flatten(1).t()
+            total = responses @ mixing if total is None else total.addmm_(responses, mixing)
+        shrink = max(f.shape[-1] for f in filters) - 1 - 2 * padding
+        batch, _, height, width = x.shape
+        total = total.view(batch, height - shrink, width - shrink, weight.shape[0])  # type: ignore[union-attr]
+        return total.permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        # Differentiable operations only, so that a second derivative needs no code of its own.
         x, weight, *filters = ctx.saved_tensors
         padding, channels = ctx.padding, x.shape[1]
         x = x.contiguous(memory_format=torch.channels_last)
         grad = grad.contiguous(memory_format=torch.channels_last)
+        # A second derivative is wanted: differentiable operations only, so that it needs no code of its own.
+        again = torch.is_grad_enabled() or not _in_parts(x)
         grad_x = grad_weight = None
         if ctx.needs_input_grad[1]:
-            responses = _responses(x, filters, padding)
-            flat = conv2d_weight(responses, (weight.shape[0], responses.shape[1], 1, 1), grad)
-            grad_weight = flat.reshape(weight.shape[0], len(filters), channels).transpose(1, 2)
+            if again:
+                responses = _responses(x, filters, padding)
+                flat = conv2d_weight(responses, (weight.shape[0], responses.shape[1], 1, 1), grad)
+                grad_weight = flat.reshape(weight.shape[0], len(filters), channels).transpose(1, 2)
+            else:
+                grad_weight = torch.empty_like(weight)
+                for first, last, responses in _parts(x, filters, padding):
+                    part = _matrix(grad).t() @ responses
+                    grad_weight[:, :, first:last] = part.view(-1, last - first, channels).transpose(1, 2)
         if ctx.needs_input_grad[0]:
-            mixed = F.conv2d(grad, _as_pointwise(weight).transpose(0, 1))
-            largest = max(f.shape[-1] for f in filters)
-            for k, taps in enumerate(filters):
-                part = mixed[:, k * channels : (k + 1) * channels]
+            mixed = F.conv2d(grad, _as_pointwise(weight).transpose(0, 1)) if again else None
+            for n, taps in enumerate(filters):
+                if mixed is None:
+                    batch, _, height, width = grad.shape
+                    part = (_matrix(grad) @ weight[:, :, n]).view(batch, height, width, channels)
+                    part = part.permute(0, 3, 1, 2)
+                else:
+                    part = mixed[:, n * channels : (n + 1) * channels]
                 # The adjoint of filtering with padding p is filtering by the turned filter with k - 1 - p.
-                side = taps.shape[-1]
-                part = _depthwise(part, taps.flip(-2, -1), side - 1 - padding + (largest - side) // 2)
-                grad_x = part if grad_x is None else grad_x + part
+                part = _depthwise(
+                    part, taps.flip(-2, -1), taps.shape[-1] - 1 - padding + _offset(filters, taps)
+                )
+                grad_x = part if grad_x is None else grad_x + part if again else grad_x.add_(part)
         return grad_x, grad_weight, None, *[None] * len(filters)
 
 
