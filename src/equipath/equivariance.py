@@ -335,6 +335,7 @@ def equivariance_error(
             follow) or the model does not say how its output moves.
     """
     field_in: str = input_field or getattr(model, "input_field", None) or "planar"
+    _check_batch(x, border)
     with _quiet(model, training):
         moved_after = model(x)
         moved_before = model(transform.move(x, field_in))
@@ -370,6 +371,7 @@ def error_matrix(
 
     Returns: (S, S) float64 tensor.
     """
+    _check_batch(x, border)
     with _quiet(features, False):
         after, before = transform.planar(features(x)), features(transform.planar(x))
     if after.dim() != 5:
@@ -409,11 +411,13 @@ def stability_map(
     if not moves:
         raise ValueError("the orbit is empty: give a group or at least one transform")
     mean = spread = seen = None
+    _check_batch(x)
     with _quiet(model, False):
         for count, move in enumerate(moves, start=1):
             y = model(move.planar(x))
             y = activation(y) if activation else y
             field = _output_field(model, y, output_field)
+            y = y if y.is_floating_point() else y.double()  # labels and masks have means too
             if field != "invariant":
                 back = (move.at_stride() if isinstance(move, Shift) else move).inverse()
                 y = back.move(y, field)
@@ -432,7 +436,21 @@ def stability_map(
     return mean, std
 
 
+def _check_batch(x: Tensor, border: int = 0) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is a batch as a tensor; got {type(x).__name__}: torch.as_tensor(x) makes one")
+    if not x.numel():
+        raise ValueError(f"x holds nothing to compare, {tuple(x.shape)}; give at least one picture")
+    if border < 0:
+        raise ValueError(f"border is how many pixels are left out, at least 0; got {border}")
+
+
 def _output_field(model: object, y: Tensor, given: str | None) -> str:
+    if not isinstance(y, Tensor):
+        raise TypeError(
+            f"the model returns {type(y).__name__}; give a function that returns one tensor, such as "
+            "lambda x: model(x)[0]"
+        )
     field = (
         given
         or getattr(model, "output_field", None)

@@ -230,6 +230,8 @@ def test_error_matrix_finds_the_matching_scale():
         (lambda x: equivariance_error(lambda t: t[None], x, Rotation(90)), "Give output_field"),
         (lambda x: equivariance_error(lambda t: t, x, Rotation(90), border=30), "no pixel"),
         (lambda x: equivariance_error(lambda t: t[..., :40, :40], x, Scaling(2)), "whole output pixels"),
+        (lambda x: equivariance_error(lambda t: t, x, Rotation(90), border=-1), "at least 0; got -1"),
+        (lambda x: equivariance_error(lambda t: t, x[:0], Rotation(90)), "at least one picture"),
         (lambda x: Rotation(10, "cubic"), "'bicubic'"),
         (lambda x: Scaling(0), "positive"),
         (lambda x: Shift(1.5), "whole pixels"),
@@ -243,6 +245,18 @@ def test_error_matrix_finds_the_matching_scale():
 def test_errors_at_the_door(call, says):
     with pytest.raises(ValueError, match=says):
         call(smooth())
+
+
+def test_answers_that_are_no_tensor_are_told_and_labels_have_a_spread_too():
+    x = smooth()
+    for measure in (lambda f, x: equivariance_error(f, x, Reflection()), stability_map):
+        with pytest.raises(TypeError, match="returns dict; give a function"):
+            measure(lambda t: {"out": t}, x)
+        with pytest.raises(TypeError, match="got ndarray"):
+            measure(lambda t: t, x.numpy())
+    mean, spread = stability_map(lambda t: t > t.mean(), x)
+    torch.testing.assert_close(mean, (x > x.mean()).double())
+    assert spread.max() == 0
 
 
 def test_a_network_that_answers_nan_is_told_apart_from_one_that_answers_zero():

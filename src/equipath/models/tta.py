@@ -34,7 +34,8 @@ class TestTimeAverage(nn.Module):
     Args:
         model: any network; its weights are not touched.
         group: "p4" or "p4m".
-        output: how the model's output moves; by default ``model.output_field``, or "planar" without one.
+        output: how the model's output moves, "planar" or "invariant". By default ``model.output_field``; of a model
+            without one the first answer tells: (B, K) is invariant, a map is planar.
         activation: applied to each output before the mean, such as ``torch.sigmoid``: averages
             probabilities, not logits.
 
@@ -54,7 +55,9 @@ class TestTimeAverage(nn.Module):
         activation: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        output = output or getattr(model, "output_field", "planar")
+        output = output or getattr(model, "output_field", None)
+        self._guess = output is None
+        output = output or "planar"
         if output not in ("planar", "invariant"):
             raise ValueError(f"output is {output!r}; only 'planar' and 'invariant' outputs can be averaged")
         self.model, self.group, self.output_field, self.activation = (
@@ -68,16 +71,34 @@ class TestTimeAverage(nn.Module):
         if not isinstance(x, Tensor) or x.dim() != 4:
             got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"TestTimeAverage takes pictures (B, C, H, W) as a tensor; got {got}")
-        return self._average(x, self.group.act)
+        return self._average(x, self.group.act, self._look)
 
     def body(self, x: Tensor) -> Tensor:
         """The same without looking at shapes: what ``export`` traces."""
         return self._average(x, _act_unchecked)
 
-    def _average(self, x: Tensor, act: Callable[[Tensor, int], Tensor]) -> Tensor:
+    def _look(self, y: Tensor) -> None:
+        """Raise for an answer that cannot be averaged; turning the axes of (B, K) would mix cases and classes."""
+        if not isinstance(y, Tensor):
+            raise TypeError(
+                f"TestTimeAverage averages one tensor; the model returns {type(y).__name__}: wrap it so that it "
+                "returns the logits alone"
+            )
+        if self._guess and y.dim() < 3:
+            self.output_field = "invariant"
+        if self.output_field == "planar" and y.dim() < 3:
+            raise ValueError(
+                f"a planar output is a map (B, K, H, W); the model returns {tuple(y.shape)}: say output='invariant'"
+            )
+
+    def _average(
+        self, x: Tensor, act: Callable[[Tensor, int], Tensor], look: Callable[[Tensor], None] | None = None
+    ) -> Tensor:
         total = None
         for a in range(self.group.order):
             y = self.model(act(x, a))
+            if look is not None:
+                look(y)
             if self.activation is not None:
                 y = self.activation(y)
             if self.output_field == "planar":

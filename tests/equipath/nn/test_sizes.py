@@ -139,6 +139,33 @@ def test_averages_over_a_group_ask_and_tell_as_well():
         TestTimeAverage(UNet(3, 1, 2, 1))(np.zeros((1, 3, 8, 8)))
 
 
+class Classifier(torch.nn.Module):
+    """Somebody's network, which says nothing of its output."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(2)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def test_an_average_tells_classes_from_maps_by_the_answer():
+    x = torch.rand(2, 3, 8, 8)  # as many pictures as classes: turning these axes would go unnoticed
+    net = Classifier().eval()
+    average = TestTimeAverage(net)
+    want = torch.stack([net(move.planar(x)) for move in roto_reflections()]).mean(0)
+    torch.testing.assert_close(average(x), want)
+    assert average.output_field == "invariant"
+    assert equivariance_error(average, x, roto_reflections()[5], squared=False) < 1e-6
+    with pytest.raises(ValueError, match="output='invariant'"):
+        TestTimeAverage(net, output="planar")(x)
+    with pytest.raises(TypeError, match="returns tuple"):
+        TestTimeAverage(lambda x: (x, x))(x)
+
+
 def test_contracts():
     contract = SizeContract(16, 1, 17)
     assert [n for n in range(60) if contract.accepts(n)] == [17, 33, 49]
