@@ -32,7 +32,15 @@ from equipath.data.stains import StainNormalizer
 from equipath.equivariance import Scaling
 from equipath.experiments.results import Picture, Table, grouped, mean_sd, save
 from equipath.metrics import confusion_matrix
-from equipath.models.seunet import STRATEGIES, DISCOUNet, PlainUNet, SESNUNet, SEUNet, scale_ensemble
+from equipath.models.seunet import (
+    STRATEGIES,
+    DISCOUNet,
+    PlainUNet,
+    SESNUNet,
+    SEUNet,
+    scale_ensemble,
+    sigma_ranges,
+)
 from equipath.models.summary import count_parameters
 from equipath.train import fit
 
@@ -555,6 +563,7 @@ def report(results: list[dict[str, Any]]) -> list[Any]:
                 parts.append(_matrices_picture(some, data, size))
         if any(arm.endswith("σ") for arm, _ in arms):
             parts.append(_sigma_table(arms, data, size))
+            parts += _sigma_text(arms)
             parts.append(_sigma_picture(arms, data, size))
     return parts
 
@@ -690,6 +699,35 @@ def _sigma_table(arms: Arms, data: str, size: str) -> Table:
         "In the paper ({cite}`yang2023`, section 5) free σ takes three times as long."
     )
     return Table(header, rows, caption)
+
+
+def _sigma_text(arms: Arms) -> list[str]:
+    """Whether seeds differ more than the settings of σ, and how far the smallest constrained σ has gone."""
+    kinds = {arm: runs for arm, runs in arms if arm == "SEUNet" or arm.endswith("σ")}
+    values = {arm: [100 * run["metrics"]["mean_iou.P_Ens"] for run in runs] for arm, runs in kinds.items()}
+    words = []
+    if min(map(len, values.values())) > 1:
+        means = [np.mean(some) for some in values.values()]
+        between, within = max(means) - min(means), max(max(some) - min(some) for some in values.values())
+        words.append(
+            f"The settings' means lie {between:.1f} points apart, the seeds of one setting up to {within:.1f}"
+            + (": so few runs tell no order of the settings, neither the paper's nor another."
+               if within > between else ".")
+        )  # fmt: skip
+    if "SEUNet" in kinds:
+        least, layer = min(
+            (min(sigma), number)
+            for run in kinds["SEUNet"]
+            for number, sigma in enumerate(run["metrics"]["sigma"], start=1)
+        )
+        config = kinds["SEUNet"][0]["config"]
+        low, high = sigma_ranges(5, config["depth"])[0][0]
+        words.append(
+            f"The smallest σ that is held in its interval ends at {least:.2f} pixels, in layer {layer}. Eq. 6 allows "
+            f"it, since the first interval goes from {low:g} to {high:g}; there a filter is hardly more than the pixel "
+            "itself, and the first head keeps the finest detail."
+        )
+    return [" ".join(words)] if words else []
 
 
 def _sigma_picture(arms: Arms, data: str, size: str) -> Picture:

@@ -117,6 +117,29 @@ def test_pictures_measured_a_few_at_a_time_give_what_they_give_together(monkeypa
     assert together["class_iou"] == pytest.approx(expected, nan_ok=True)
 
 
+def test_seeds_that_differ_more_than_the_settings_of_sigma_tell_no_order():
+    def arm(name, *values):
+        runs = [
+            {
+                "config": {"depth": 2},
+                "metrics": {"mean_iou.P_Ens": v, "sigma": [[0.2, 0.7], [0.03, 0.9], [0.6, 1.1]]},
+            }
+            for v in values
+        ]
+        return name, runs
+
+    (text,) = seunet._sigma_text(
+        [arm("CNN", 0.1), arm("SEUNet", 0.4, 0.5), arm("SEUNet, fixed σ", 0.46, 0.48)]
+    )
+    assert "lie 2.0 points apart, the seeds of one setting up to 10.0: so few runs tell no order" in text
+    assert "ends at 0.03 pixels, in layer 2" in text
+    assert "goes from 0 to 0.5;" in text
+    (text,) = seunet._sigma_text([arm("SEUNet", 0.40, 0.41), arm("SEUNet, free σ", 0.46, 0.48)])
+    assert "lie 6.5 points apart, the seeds of one setting up to 2.0. The smallest" in text
+    assert "apart" not in seunet._sigma_text([arm("SEUNet", 0.4), arm("SEUNet, free σ", 0.4)])[0]
+    assert seunet._sigma_text([arm("SEUNet, free σ", 0.4)]) == []
+
+
 @pytest.mark.slow
 def test_the_shipped_weights_give_the_kept_result():
     kept = [
