@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
+from equipath.nn.sizes import SizeContract
+
 
 class _Body(nn.Module):
     """Calls ``body`` of a module, so that a tracer enters there."""
@@ -48,10 +50,15 @@ def export(model: nn.Module) -> fx.GraphModule:
     machine with torch.
 
     Raises:
+        TypeError: if ``model`` is no module.
         ValueError: if a layer's forward depends on the values or sizes of its input in a way that cannot be
         traced.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"export writes a torch.nn.Module as plain operations; got {type(model).__name__}")
     plain = _plain(copy.deepcopy(model)).eval()
+    if fx.Tracer().is_leaf_module(plain, ""):
+        plain = nn.Sequential(plain)  # one of torch's own: called as it is, not traced from within
     try:
         return fx.symbolic_trace(plain).eval()
     except (fx.proxy.TraceError, TypeError) as error:
@@ -68,17 +75,30 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, example: Tensor, *, o
     Args:
         example: a picture (B, C, H, W) of a valid size, used to trace.
 
+    Returns:
+        The path of the file.
+
     Raises:
         ImportError: if the package ``onnx`` is missing.
+        ValueError: if the network cannot be traced (``export``), or does not take the example as it is.
     """
     try:
         import onnx  # noqa: F401
     except ImportError as error:
         raise ImportError("writing ONNX needs the package onnx: pip install onnx") from error
-    free = {0: "batch", 2: "height", 3: "width"}
     plain, path = export(model), Path(path)
+    sizes = getattr(model, "sizes", None)
+    if isinstance(sizes, SizeContract):  # the file does not pad, even where the network would
+        sizes.check(example, type(model).__name__)
     with torch.no_grad():
-        planar = plain(example).dim() == 4
+        # The network itself: it says in words what is wrong with an example.
+        answer = copy.deepcopy(model).eval()(example)
+    # Maps, (B, …, H, W), are as free as the picture; their sizes are its own only where nothing strides.
+    same = answer.shape[-2:] == example.shape[-2:]
+    rows, columns = ("height", "width") if same else ("rows", "columns")
+    free = {0: "batch"}
+    if answer.dim() >= 4:
+        free |= {answer.dim() - 2: rows, answer.dim() - 1: columns}
     with warnings.catch_warnings():
         # The tracing exporter announces its successor, which needs one more package and gives the same file.
         warnings.simplefilter("ignore")
@@ -88,7 +108,7 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, example: Tensor, *, o
             str(path),
             input_names=["picture"],
             output_names=["logits"],
-            dynamic_axes={"picture": free, "logits": free if planar else {0: "batch"}},
+            dynamic_axes={"picture": {0: "batch", 2: "height", 3: "width"}, "logits": free},
             opset_version=opset,
             dynamo=False,
         )

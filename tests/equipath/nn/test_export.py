@@ -17,6 +17,7 @@ from equipath.models.steerable_unet import SteerableUNet
 from equipath.models.tta import TestTimeAverage
 from equipath.models.unet import UNet
 from equipath.nn.group import GroupBatchNorm2d, GroupConv2d, GroupPool, LiftingConv2d
+from equipath.nn.sre import SREConvTranspose2d
 from equipath.nn.steerable import NormReLU
 
 
@@ -150,6 +151,7 @@ def test_onnx(which, tmp_path):
     for batch, shape in ((1, size), (3, bigger)):
         x = torch.randn(batch, 2, *shape)
         (theirs,) = session.run(None, {"picture": x.numpy()})
+        assert theirs.ndim == 2 or session.get_outputs()[0].shape[-2:] == ["height", "width"]
         ours = model(x).detach()  # the shaken networks answer with numbers from 1 to 10⁷
         torch.testing.assert_close(
             torch.from_numpy(theirs), ours, rtol=1e-5, atol=1e-5 * max(1.0, ours.abs().max().item())
@@ -163,6 +165,31 @@ def test_what_cannot_be_traced_says_so():
 
     with pytest.raises(ValueError, match="to_plain"):
         equipath.export(Branches())
+    with pytest.raises(TypeError, match="got function"):
+        equipath.export(lambda x: x)
+
+
+def test_an_example_that_the_file_would_not_take_is_told_in_words(tmp_path):
+    pytest.importorskip("onnx")
+    path = tmp_path / "net.onnx"
+    for net, shape, says in (
+        (UNet(2, 1, 1, 1), (1, 3, 8, 8), r"takes pictures \(B, 2, H, W\)"),
+        (UNet(2, 1, 1, 1, pad_to_valid=True), (1, 2, 9, 8), "9 x 8 pixels; it wants"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            equipath.export_onnx(net, path, torch.zeros(shape))
+    assert not path.exists()
+
+
+def test_layers_of_torch_alone_are_exported_too():
+    """A network that is one layer becomes a layer of torch, which a tracer calls and does not enter."""
+    for layer, shape in (
+        (GroupBatchNorm2d(2), (2, 2, 4, 3, 5)),
+        (SREConvTranspose2d(2, 3, 3, 2, 1), (2, 2, 3, 5)),
+        (GroupConv2d(2, 3, 3, group="p4"), (2, 2, 4, 3, 5)),
+    ):
+        x = torch.randn(shape)
+        torch.testing.assert_close(equipath.export(shaken(layer))(x), layer(x))
 
 
 def test_package_offers_export_by_name_only():
