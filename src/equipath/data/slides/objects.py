@@ -8,7 +8,7 @@ turned by an angle of its own, so that no lattice shows).
 
 import math
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -32,7 +32,8 @@ class Scene:
         self.kind, self.slides, self.grids, self.size = kind, slides, grids, grids[0].size
         self.seeds = np.array([s.hash for s in slides], dtype=np.int64)
         self.params = {k: np.array([s.params[k] for s in slides]) for k in slides[0].params}
-        self.offsets = np.stack([self.params["offset_x"], self.params["offset_y"]], -1)
+        self.params32 = {k: v.astype(np.float32) for k, v in self.params.items()}
+        self.offsets = np.stack([self.params["offset_x"], self.params["offset_y"]])
         frames = np.stack([s.frame for s in slides])
         self.matrix = np.stack(
             [f @ g.matrix() for f, g in zip(frames, grids, strict=True)]
@@ -48,24 +49,28 @@ class Scene:
         )  # nuclei give way to their mean between 4 and 6 µm a pixel
 
     def at(self, item):
-        """Parameters and noise offsets of points that belong to batch items `item` (N,)."""
-        p = {k: torch.from_numpy(v[item]) for k, v in self.params.items()}
-        return p, torch.from_numpy(self.offsets[item])
+        """Parameters, float32 (N,), and noise offsets (2, N) of points of batch items `item` (N,)."""
+        p = {k: torch.from_numpy(v[item]) for k, v in self.params32.items()}
+        return p, torch.from_numpy(self.offsets[:, item])
 
 
 # ---------------------------------------------------------------- continuous fields
 
 
+def planar(points):
+    """Points (N, 2), numpy float64, as the tensor (2, N) that the fields are asked with."""
+    return torch.from_numpy(np.ascontiguousarray(points.T))
+
+
 def coarse_and_middle(kind, xy, offsets):
-    """Unit noise of the kind's two lattices at points (..., 2): float32 (4, ...) each; offsets (..., 2)
+    """Unit noise of the kind's two lattices at points (2, ...): float32 (4, ...) each; offsets (2, ...)
     broadcast.
     """
     return sample(xy, 1.0 / kind.macro, offsets), sample(xy, 1.0 / kind.meso, offsets * 7.0)
 
 
-def outline(kind, xy, m, n, p):
-    """Depth below the tissue's outline in µm, positive inside: float32."""
-    x, y = xy[..., 0].float(), xy[..., 1].float()
+def outline(kind, x, y, m, n, p):
+    """Depth below the tissue's outline in µm, positive inside: tensors, float32, or spans."""
     c, s = p["outline_c"], p["outline_s"]
     u, v = (x * c - y * s) / p["half_width"], (x * s + y * c) / p["half_height"]
     r2 = u * u + v * v
@@ -75,30 +80,55 @@ def outline(kind, xy, m, n, p):
 
 
 def areas(kind, xy, m, n, p):
-    """(material index, signed distance in µm, float32) of a kind at points, bottom first, glass last; glands
-    are left out.
+    """(material index, signed distance in µm) of a kind, bottom first, glass last; glands are left out.
+
+    xy (2, ...) and the rest are tensors or spans; a distance is a function without arguments.
     """
-    pf = {k: v.float() for k, v in p.items()}
-    depth = outline(kind, xy, m, n, pf)
-    for name, d in kind.areas(m, n, depth, pf):
-        yield MATERIAL[name], d
-    yield MATERIAL["glass"], -depth
+
+    @cache
+    def depth():
+        x, y = xy.float() if isinstance(xy, torch.Tensor) else xy
+        return outline(kind, x, y, m, n, p)
+
+    for name, distance in kind.areas(m, n, depth, p):
+        yield MATERIAL[name], distance
+    yield MATERIAL["glass"], lambda: -depth()
+
+
+def fold_depth(xy, m, n, p):
+    """Signed distance in µm into a slide's fold: tensors or spans."""
+    across = xy[0] * p["fold_x"] + xy[1] * p["fold_y"] - p["fold_at"]
+    return p["fold_half"] - (across + 60.0 * m[2] + 3.0 * n[0]).abs()
+
+
+def pen_depth(xy, m, n, p):
+    """Signed distance in µm into a slide's ring of ink: tensors or spans."""
+    x, y = xy[0] - p["pen_x"], xy[1] - p["pen_y"]
+    r = (x * x + y * y).sqrt() + 90.0 * m[1]
+    half = p["pen_half"] * (1 + 0.25 * m[0]).clamp(0.2, math.inf)
+    return half - (r - p["pen_r"]).abs() + 4.0 * n[1]
 
 
 def material_at(scene, item, xy):
     """Index of the topmost material at points (N, 2) of batch items (N,), glands left out: int64 (N,)."""
     p, offsets = scene.at(item)
-    points = torch.from_numpy(xy)
+    points = planar(xy)
     m, n = coarse_and_middle(scene.kind, points, offsets)
-    top = torch.full((len(item),), MATERIAL[scene.kind.base])
-    for material, d in areas(scene.kind, points, m, n, p):
-        top.masked_fill_(d > 0, material)
-    return top.numpy()
+    rank = torch.zeros(len(item))  # the topmost layer's number, which grows upwards
+    order = [MATERIAL[scene.kind.base]]
+    for material, distance in areas(scene.kind, points, m, n, p):
+        torch.maximum(rank, distance().sign().mul_(len(order)), out=rank)
+        order.append(material)
+    return np.array(order)[rank.numpy().astype(np.int64)]
 
 
 def fibre_coordinates(xy, m, n):
-    """Along and across the fibres in µm, float64: the fibres are the level sets of a warped plane wave."""
-    return xy[..., 0] + 9.0 * n[3], xy[..., 1] + (9.0 * n[2] + 130.0 * m[3])
+    """18th parts of µm along and µm across the fibres, float64 (2, ...): the fibres are the level sets of a
+    warped plane wave.
+    """
+    out = torch.stack([9.0 * n[3], (9.0 * n[2]).add_(130.0 * m[3])]).double().add_(xy)
+    out[0] *= 1 / 18.0
+    return out
 
 
 def fibre_angle(scene, item, xy, step=0.5):
@@ -106,7 +136,7 @@ def fibre_angle(scene, item, xy, step=0.5):
     _, offsets = scene.at(item)
     across = []
     for dx, dy in ((step, 0.0), (-step, 0.0), (0.0, step), (0.0, -step)):
-        q = torch.from_numpy(xy + np.array([dx, dy]))
+        q = planar(xy + np.array([dx, dy]))
         across.append(fibre_coordinates(q, *coarse_and_middle(scene.kind, q, offsets))[1].numpy())
     return np.arctan2(across[1] - across[0], across[2] - across[3])
 
@@ -140,14 +170,11 @@ def _border_table():
 
 def voronoi_edge(xy, spacing):
     """Distance in µm to the nearest border between cells about `spacing` µm wide: float32 (N,), for xy
-    float64 (N, 2).
+    float64 (2, N).
     """
     t = torch.mul(xy, 1.0 / (16 * spacing)).add_(1048576.0).frac_().to(torch.float32).mul_(2.0).sub_(1.0)
     table = _border_table().to(xy.device)
-    return (
-        F.grid_sample(table, t.view(1, 1, -1, 2), padding_mode="border", align_corners=True).view(-1)
-        * spacing
-    )
+    return F.grid_sample(table, t.T[None, None], padding_mode="border", align_corners=True).view(-1) * spacing
 
 
 FAT_CELL = 62.0  # µm
@@ -155,7 +182,7 @@ FAT_CELL = 62.0  # µm
 
 def fat_points(xy, n):
     """Points moved by middle noise, so that the walls of fat cells bend: float64."""
-    return xy + torch.stack([4.0 * n[0], 4.0 * n[1]], -1)
+    return xy + 4.0 * n[:2]
 
 
 def opening(spec: Glands, depth, thickness, n, xy, offsets):
@@ -245,6 +272,13 @@ class GlandSet:
             1 + np.abs(self.waves).sum(1)
         )  # in the gland's own, unstretched coordinates
         self.reach = self.extent * root
+        # the outline's farthest point, a tighter bound: the largest of 64, and what lies between two of them
+        k, theta = np.repeat([2, 3, 4], 2), np.arange(64) * (2 * math.pi / 64)
+        wave = np.where(
+            np.arange(6)[:, None] % 2 == 0, np.cos(k[:, None] * theta), np.sin(k[:, None] * theta)
+        )
+        between = (np.abs(self.waves) * k**2).sum(1) * (math.pi / 64) ** 2 / 2
+        self.rim = self.radius * (1 + (self.waves @ wave).max(1) + between)
 
     def _select(self, keep):
         for name in (
@@ -259,6 +293,7 @@ class GlandSet:
             "waves",
             "extent",
             "reach",
+            "rim",
         ):
             setattr(self, name, getattr(self, name)[keep])
 
@@ -385,7 +420,7 @@ def _blobs(scene, item, xy, types, angle, h, ids):
 
 def nuclei(scene, gland_sets, margin):
     """All nuclei, red cells and drops of mucin within `margin` µm of a scene's grids, or None."""
-    parts = []
+    parts, drawn = [], []
     for k, population in enumerate(scene.kind.populations):
         chance, types = np.zeros(len(MATERIALS)), np.zeros(len(MATERIALS), dtype=np.int64)
         for name, (probability, nucleus) in population.where.items():
@@ -394,11 +429,11 @@ def nuclei(scene, gland_sets, margin):
         code = hash_lattice(scene.seeds[item], i, j, salt=20 + k)
         luck = first_attribute(code)
         keep = luck < chance.max()
-        item, i, j, xy, code, luck = item[keep], i[keep], j[keep], xy[keep], code[keep], luck[keep]
-        if not len(item):
-            continue
-        blood = MATERIAL["blood"]
-        top = material_at(scene, item, xy)
+        drawn.append((chance, types, *(x[keep] for x in (item, i, j, xy, code, luck))))
+    items, places = (np.concatenate([d[n] for d in drawn]) for n in (2, 5))
+    tops = np.split(material_at(scene, items, places), np.cumsum([len(d[2]) for d in drawn])[:-1])
+    blood = MATERIAL["blood"]
+    for k, (top, (chance, types, item, i, j, xy, code, luck)) in enumerate(zip(tops, drawn, strict=True)):
         keep = luck < np.maximum(chance[top], chance[blood])  # the others have no chance in a vessel either
         item, i, j, xy, code, luck = item[keep], i[keep], j[keep], xy[keep], code[keep], luck[keep]
         top = top[keep]
@@ -417,7 +452,7 @@ def nuclei(scene, gland_sets, margin):
         h = attributes(code[keep])
         in_fat = top == MATERIAL["fat"]
         if in_fat.any():  # fat cells have their nuclei at the wall
-            points = torch.from_numpy(xy[in_fat])
+            points = planar(xy[in_fat])
             _, offsets = scene.at(item[in_fat])
             n = coarse_and_middle(scene.kind, points, offsets)[1]
             keep = np.ones(len(item), dtype=bool)
@@ -471,7 +506,7 @@ def _wall_cells(scene, glands, population, margin):
         keep = np.ones(len(which), dtype=bool)
         if spec.lumen != "blood":  # no nucleus hangs in the lumen
             _, offsets = scene.at(item)
-            points = torch.from_numpy(xy)
+            points = planar(xy)
             n = coarse_and_middle(scene.kind, points, offsets)[1]
             depth = torch.from_numpy(glands.depth_at(which, xy - glands.xy[which])).float()
             thick = torch.from_numpy(glands.thickness[which]).float()

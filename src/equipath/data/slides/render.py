@@ -8,11 +8,13 @@ reflection and tile gives the same value for the same place.
 """
 
 import math
+import operator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from .noise import sample
 from .objects import (
@@ -23,45 +25,21 @@ from .objects import (
     coarse_and_middle,
     fat_points,
     fibre_coordinates,
+    fold_depth,
     nuclei,
     opening,
+    pen_depth,
     voronoi_edge,
 )
+from .span import Span
 from .stain import transmit
 from .tissue import CLASS_OF, GROUND, IS_TUMOUR, MATERIAL, MATERIALS, MERGE, NUCLEI, Kind
 
 FAR = -1e3  # depth of a point that lies in no gland, µm
-CHUNK = 1 << 17  # pixels worked on at once: enough to hide the cost of a call, few enough for the cache
-WINDOWS = (
-    4,
-    5,
-    6,
-    7,
-    8,
-    10,
-    12,
-    14,
-    16,
-    20,
-    24,
-    28,
-    32,
-    40,
-    48,
-    56,
-    64,
-    80,
-    96,
-    128,
-    160,
-    192,
-    256,
-    320,
-    384,
-    512,
-    768,
-    1024,
-)
+CHUNK = 1 << 16  # pixels worked on at once: enough to hide the cost of a call, few enough for the cache
+WINDOWS = (4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 320, 384,
+           512, 768, 1024)  # fmt: skip
+BLOCK = 1 << 17  # pixels of windows worked on at once
 
 
 @dataclass(frozen=True)
@@ -85,9 +63,9 @@ class View:
     material: torch.Tensor
 
 
-def _windows(scene, item, xy, reach):
+def _windows(scene, item, xy, reach, sizes=WINDOWS):
     """Square windows of pixels around objects, grouped by size: yields (objects, dx, dy, columns, rows),
-    each (n, K) or (n,).
+    each (n, K) or (n,). Objects larger than the largest of `sizes` take several windows.
 
     dx and dy are the offsets of a window's columns and rows from the object's centre on the screen, in
     pixels; they are formed in float64 so that they change sign and place, and nothing else, when the grid
@@ -98,18 +76,34 @@ def _windows(scene, item, xy, reach):
     col, row = local[:, 0] + (width - 1) / 2, (height - 1) / 2 - local[:, 1]
     r = reach / scene.mpp[item]
     seen = (col + r > -0.5) & (col - r < width - 0.5) & (row + r > -0.5) & (row - r < height - 0.5)
-    bins = np.searchsorted(WINDOWS, np.ceil(2 * r).astype(np.int64) + 1)
+    side = np.ceil(2 * r).astype(np.int64) + 1
+    bins = np.searchsorted(sizes, side)
     for k in np.unique(bins[seen]):
-        chosen = np.nonzero(seen & (bins == k))[0]
-        size = WINDOWS[k] if k < len(WINDOWS) else int(np.ceil(2 * r[chosen].max())) + 1
-        block = max(1, (1 << 18) // (size * size))
-        for start in range(0, len(chosen), block):
-            some = chosen[start : start + block]
-            columns = np.ceil(col[some] - size / 2).astype(np.int64)[:, None] + np.arange(size)
-            rows = np.ceil(row[some] - size / 2).astype(np.int64)[:, None] + np.arange(size)
-            dx = (columns - (width - 1) / 2) - local[some, 0:1]
-            dy = ((height - 1) / 2 - rows) - local[some, 1:2]
-            yield some, dx, dy, columns, rows
+        some = np.nonzero(seen & (bins == k))[0]
+        size = sizes[min(k, len(sizes) - 1)]
+        if k < len(sizes):
+            left, top = (np.ceil(x[some] - size / 2).astype(np.int64) for x in (col, row))
+        else:  # without those off the grid or out of reach
+            across = -(-side[some] // size)
+            some = np.repeat(some, across**2)
+            nth = np.arange(len(some)) - np.repeat(np.cumsum(across**2) - across**2, across**2)
+            down, right = np.divmod(nth, np.repeat(across, across**2))
+            left = np.floor(col[some] - r[some]).astype(np.int64) + size * right
+            top = np.floor(row[some] - r[some]).astype(np.int64) + size * down
+            dx, dy = (
+                np.maximum(np.maximum(at - x[some], x[some] - (at + size - 1)), 0)
+                for at, x in ((left, col), (top, row))
+            )
+            near = dx * dx + dy * dy <= (r[some] + 1) ** 2
+            near &= (left < width) & (left + size > 0) & (top < height) & (top + size > 0)
+            some, left, top = some[near], left[near], top[near]
+        step = max(1, BLOCK // (size * size))
+        for start in range(0, len(some), step):
+            part = slice(start, start + step)
+            columns, rows = (x[part, None] + np.arange(size) for x in (left, top))
+            dx = (columns - (width - 1) / 2) - local[some[part], 0:1]
+            dy = ((height - 1) / 2 - rows) - local[some[part], 1:2]
+            yield some[part], dx, dy, columns, rows
 
 
 def _pixels(scene, item, mask, columns, rows, device):
@@ -117,19 +111,38 @@ def _pixels(scene, item, mask, columns, rows, device):
     (M,).
     """
     height, width = scene.size
-    if (columns < 0).any() or (columns >= width).any() or (rows < 0).any() or (rows >= height).any():
-        ok_r = torch.from_numpy((rows >= 0) & (rows < height)).to(device)
-        ok_c = torch.from_numpy((columns >= 0) & (columns < width)).to(device)
-        mask = mask & ok_r[:, :, None] & ok_c[:, None, :]
-    size = mask.shape[1]
-    mask = mask.view(len(mask), -1)
-    flat = mask.view(-1).nonzero()[:, 0]
-    number = torch.arange(len(mask), device=device)
-    which = number.repeat_interleave(mask.sum(1), output_size=len(flat))
+    count, size = mask.shape[:2]
+    ok_r, ok_c = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
+    cut = np.flatnonzero(~(ok_r.all(1) & ok_c.all(1)))  # windows that lie partly off the grid
+    if len(cut):
+        ok = torch.from_numpy(ok_r[cut, :, None] & ok_c[cut, None, :]).to(device)
+        some = torch.from_numpy(cut).to(device)
+        mask[some] = mask[some] & ok
+    flat = _indices(mask)
+    number = torch.arange(count, device=device)
+    if device.type == "cpu":  # numpy repeats several times faster than torch
+        each = np.diff(np.searchsorted(flat.numpy(), np.arange(count + 1) * (size * size)))
+        which = torch.from_numpy(np.repeat(np.arange(count), each))
+    else:
+        which = number.repeat_interleave(mask.view(count, -1).sum(1), output_size=len(flat))
     base = torch.from_numpy(item * (height * width) + rows[:, 0] * width + columns[:, 0]).to(device)
     step = (width * torch.arange(size, device=device)[:, None] + torch.arange(size, device=device)).view(-1)
     inner = flat - (number * (size * size)).index_select(0, which)  # no division for every pixel
     return flat, which, step.index_select(0, inner).add_(base.index_select(0, which))
+
+
+def _compare(ufunc, x, y):
+    """x < y and the like for tensors, bool: on a CPU numpy is several times faster than torch."""
+    if x.device.type == "cpu":
+        return torch.from_numpy(ufunc(x.numpy(), y.numpy() if isinstance(y, torch.Tensor) else y))
+    return ufunc(x, y)
+
+
+def _indices(mask):
+    """Where a mask holds, flat: int64 (M,); on a CPU, again by numpy."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.view(-1).nonzero()[:, 0]
 
 
 def _tensor(x, device):
@@ -145,21 +158,25 @@ def _affine(q, x, y):
 
 def _gland_maps(scene, sets, device):
     """Per pixel, flat: depth in a gland (FAR elsewhere) and its wall's thickness, float32, and the number of
-    its set, int64.
+    its set, int8, -1 for none; before them, in which rows a set may be: bool (sets, B, H).
     """
     count = len(scene.grids) * scene.size[0] * scene.size[1]
+    present = np.zeros((len(sets), len(scene.grids), scene.size[0]), dtype=bool)
     depth = torch.full((count,), FAR, device=device)
     thickness = torch.ones(count, device=device)
-    owner = torch.full((count,), -1, dtype=torch.int64, device=device)
+    owner = torch.full((count,), -1, dtype=torch.int8, device=device)
     for number, glands in enumerate(sets):
         if not len(glands):
             continue
         soft = scene.soft[glands.item]
         to_local = glands.to_local @ (scene.matrix * scene.mpp[:, None, None])[glands.item]
-        limit = glands.extent + soft * np.sqrt(glands.reach / glands.extent)
-        for some, dx, dy, columns, rows in _windows(scene, glands.item, glands.xy, glands.reach + soft):
+        root = glands.reach / glands.extent
+        limit = glands.rim + soft * np.sqrt(root)
+        for some, dx, dy, columns, rows in _windows(
+            scene, glands.item, glands.xy, glands.rim * root + soft, (16, 32)
+        ):
             u, v = _affine(_tensor(to_local[some], device), _tensor(dx, device), _tensor(dy, device))
-            mask = (u * u + v * v) < _tensor(limit[some] ** 2, device)[:, None, None]
+            mask = _compare(operator.lt, u * u + v * v, _tensor(limit[some] ** 2, device)[:, None, None])
             flat, which, pixel = _pixels(scene, glands.item[some], mask, columns, rows, device)
             attr = [
                 glands.waves,
@@ -172,11 +189,13 @@ def _gland_maps(scene, sets, device):
             u, v = u.view(-1).index_select(0, flat), v.view(-1).index_select(0, flat)
             d = glands.depth(u, v, a[:6], a[6], a[7:])
             depth.scatter_reduce_(0, pixel, d, "amax")
-            won = (depth.index_select(0, pixel) == d).nonzero()[:, 0]
+            won = _indices(_compare(operator.eq, depth.index_select(0, pixel), d))
             pixel = pixel.index_select(0, won)
-            thickness.index_copy_(0, pixel, own[11].index_select(0, which.index_select(0, won)))
+            thickness.scatter_(0, pixel, own[11].index_select(0, which.index_select(0, won)))
             owner.index_fill_(0, pixel, number)
-    return depth, thickness, owner
+            for item, row in zip(glands.item[some], rows, strict=True):
+                present[number, item, max(row[0], 0) : row[-1] + 1] = True
+    return present, depth, thickness, owner
 
 
 def _splat(scene, blobs, device):
@@ -206,24 +225,24 @@ def _splat(scene, blobs, device):
     for some, dx, dy, columns, rows in _windows(scene, blobs.item, blobs.xy, reach):
         u, v = _affine(_tensor(to_unit[some], device), _tensor(dx, device), _tensor(dy, device))
         attr = _tensor(per[some], device)
-        uu, vv = u * u, v * v
+        uu, vv = u * u, v.mul_(v)
         f = uu + vv
-        f += (uu - 3 * vv).mul_(u).mul_(attr[:, 0, None, None])  # a three-cornered irregularity
-        mask = f < _tensor((1 + 0.5 / steep[some]) ** 2, device)[:, None, None]
+        f += uu.sub_(vv.mul_(3)).mul_(u).mul_(attr[:, 0, None, None])  # a three-cornered irregularity
+        mask = _compare(operator.lt, f, _tensor((1 + 0.5 / steep[some]) ** 2, device)[:, None, None])
         flat, which, pixel = _pixels(scene, blobs.item[some], mask, columns, rows, device)
         f = f.view(-1).index_select(0, flat).clamp_(min=0.0)
         h, e, rim, chromatin, sharp, shrunk, solid = (
             a.index_select(0, which) for a in attr[:, 1:].T.contiguous()
         )
         edge = (1.0 - f.sqrt()).mul_(sharp).add_(0.5).clamp_(0.0, 1.0)
-        cover = (3.0 - 2.0 * edge).mul_(edge).mul_(edge).mul_(shrunk)
+        cover = torch.rsub(edge, 3.0, alpha=2.0).mul_(edge).mul_(edge).mul_(shrunk)
         density = (f.clamp(max=1.0) - 0.5).mul_(rim).add_(1.0).mul_(h).mul_(cover)
         sums[0].scatter_add_(0, pixel, cover * solid)
         sums[1].scatter_add_(0, pixel, density)
         sums[2].scatter_add_(0, pixel, cover * e)
         sums[3].scatter_add_(0, pixel, density * chromatin)
         name = torch.from_numpy(np.maximum(blobs.id[some], 0).astype(np.int32)).to(device)
-        ids.scatter_reduce_(0, pixel, name.index_select(0, which) * (f < 1.0), "amax")
+        ids.scatter_reduce_(0, pixel, name.index_select(0, which).mul_(_compare(operator.lt, f, 1.0)), "amax")
     return sums, ids
 
 
@@ -250,28 +269,13 @@ def mean_nuclei(kind: Kind):
     return torch.from_numpy(np.concatenate([cover, cover * out[:, 1:]], 1).astype(np.float32))
 
 
-def _chunks(batch, height, width):
-    """(first item, last item, first row, last row) blocks of about CHUNK pixels."""
-    if height * width <= CHUNK:
-        step = max(1, CHUNK // (height * width))
+def _chunks(batch, height, width, limit):
+    """(first item, last item, first row, last row) blocks of about `limit` pixels."""
+    if height * width <= limit:
+        step = max(1, limit // (height * width))
         return [(b, min(b + step, batch), 0, height) for b in range(0, batch, step)]
-    step = max(1, CHUNK // width)
+    step = max(1, limit // width)
     return [(b, b + 1, r, min(r + step, height)) for b in range(batch) for r in range(0, height, step)]
-
-
-def _points(scene, chunk, device):
-    """Pixel centres of a chunk in the noise frame: float64 (b, rows * W, 2), all x before all y in memory."""
-    b0, b1, r0, r1 = chunk
-    height, width = scene.size
-    mpp = torch.from_numpy(scene.mpp[b0:b1]).to(device)[:, None, None]
-    a = torch.from_numpy(scene.matrix[b0:b1]).to(device)[:, :, :, None, None]
-    c = torch.from_numpy(scene.center[b0:b1]).to(device)[:, :, None, None]
-    dx = (torch.arange(width, dtype=torch.float64, device=device) - (width - 1) / 2)[None, None, :] * mpp
-    dy = ((height - 1) / 2 - torch.arange(r0, r1, dtype=torch.float64, device=device))[None, :, None] * mpp
-    out = torch.empty((2, b1 - b0, r1 - r0, width), dtype=torch.float64, device=device)
-    for k in (0, 1):
-        torch.add(a[:, k, 0] * dx, a[:, k, 1] * dy, out=out[k]).add_(c[:, k])
-    return out.view(2, b1 - b0, -1).movedim(0, -1)
 
 
 def render_scene(scene: Scene, device):
@@ -282,195 +286,268 @@ def render_scene(scene: Scene, device):
         scene.kind.glands
     ):  # the first are asked for farther out, since later ones keep clear of them
         sets.append(GlandSet(scene, spec, 10 + g, 46.0 + 50.0 * (len(scene.kind.glands) - 1 - g), sets))
-    glands = None
-    if any(len(s) for s in sets):
-        glands = [t.view(batch, height, width) for t in _gland_maps(scene, sets, device)]
+    present, *glands = _gland_maps(scene, sets, device)
     reach = float(scene.soft.max()) * 1.5 + 9.0
     blobs = nuclei(scene, sets, reach) if scene.coarse.min() < 1 else None
     sums, ids = _splat(scene, blobs, device)
-    sums, ids = sums.view(4, batch, height, width), ids.view(batch, height, width)
+    if scene.coarse.max() >= 1:
+        ids.view(batch, -1).mul_(torch.from_numpy(scene.coarse < 1).to(device)[:, None])
 
-    image = torch.empty((batch, 3, height, width), device=device)
-    label = torch.empty((batch, height, width), dtype=torch.int64, device=device)
-    artefact = torch.zeros((batch, height, width), dtype=torch.int64, device=device)
-    for chunk in _chunks(batch, height, width):
-        b0, b1, r0, r1 = chunk
-        mine = None if glands is None else [t[b0:b1, r0:r1].reshape(b1 - b0, -1) for t in glands]
-        nuclear = sums[:, b0:b1, r0:r1].reshape(4, b1 - b0, -1)
-        rgb, top, mark = _shade(scene, chunk, sets, mine, nuclear, device)
-        image[b0:b1, :, r0:r1] = rgb.view(b1 - b0, 3, r1 - r0, width)
-        label[b0:b1, r0:r1] = top.view(b1 - b0, r1 - r0, width)
+    count = batch * height * width
+    image = torch.empty((batch, 3, height * width), device=device)
+    label, tissue = (torch.empty(count, dtype=torch.int64, device=device) for _ in range(2))
+    tumour = torch.empty(count, dtype=torch.bool, device=device)
+    artefact = torch.zeros(count, dtype=torch.int64, device=device)
+    shader = _Shader(scene, sets, device)
+    limit = CHUNK if device.type == "cpu" else count  # a GPU works best on all at once
+    for b0, b1, r0, r1 in _chunks(batch, height, width, limit):
+        flat = slice((b0 * height + r0) * width, ((b1 - 1) * height + r1) * width)
+        rgb = image[b0:b1, :, r0 * width : r1 * width]
+        here = np.flatnonzero(present[:, b0:b1, r0:r1].any((1, 2)))
+        mine = (here, *(t[flat].view(b1 - b0, -1) for t in glands))
+        order, rank, mark = shader.shade((b0, b1, r0, r1), mine, sums[:, flat].view(4, b1 - b0, -1), rgb)
+        rank = rank.view(-1).long()
+        for out, table in ((label, None), (tissue, CLASS_OF), (tumour, IS_TUMOUR)):
+            values = torch.from_numpy(order if table is None else table[order]).to(device)
+            torch.index_select(values, 0, rank, out=out[flat])
         if mark is not None:
-            artefact[b0:b1, r0:r1] = mark.view(b1 - b0, r1 - r0, width)
-    flat = label.view(-1)
-    tissue = torch.from_numpy(CLASS_OF).to(device).index_select(0, flat).view_as(label)
-    tumour = torch.from_numpy(IS_TUMOUR).to(device).index_select(0, flat).view_as(label)
-    ids = ids * torch.from_numpy(scene.coarse < 1).to(device)[:, None, None]
-    return image, tissue, ids, tumour, artefact, label
-
-
-def _shade(scene, chunk, sets, glands, nuclear, device):
-    """Colour (b, 3, N), material (b, N) and artefact (b, N), or None for none, of a chunk of pixels."""
-    kind, items = scene.kind, slice(chunk[0], chunk[1])
-    xy = _points(scene, chunk, device)
-    p = {k: torch.from_numpy(v[items]).to(device)[:, None] for k, v in scene.params.items()}
-    offsets = torch.from_numpy(scene.offsets[items]).to(device)[:, None]
-    m, n = coarse_and_middle(kind, xy, offsets)
-
-    def each(values):  # one number an item, ready to meet (b, N)
-        return torch.from_numpy(np.asarray(values[items], dtype=np.float32)).to(device)[:, None]
-
-    def fade(
-        wave,
-    ):  # the amplitude that smoothing leaves to a wave of this length in µm; exactly 0 where it is under 1 %
-        left = np.exp(-2 * (math.pi * scene.sigma / wave) ** 2)
-        return np.where(left < 0.01, 0.0, left)
-
-    sharp = {w: each(1.0 / np.sqrt(scene.soft**2 + w**2)) for w in set(MERGE.tolist())}
-    base = MATERIAL[kind.base]
-    rank = torch.zeros(xy.shape[:2], device=device)  # the topmost layer's number, which grows upwards
-    covers = [(base, None)]
-
-    def paint(material, d, where=None):
-        inside = d.sign().mul_(len(covers))  # above 0 inside, below outside
-        cover = (d * sharp[float(MERGE[material])]).add_(0.5).clamp_(0, 1)
-        if where is not None:
-            inside.mul_(where)
-            cover.mul_(where)
-        torch.maximum(rank, inside, out=rank)
-        covers.append((material, cover))
-
-    layers = list(areas(kind, xy, m, n, p))
-
-    def reaches(material, d):  # any of its softened edge
-        return bool(d.max() > -0.51 * np.sqrt(scene.soft.max() ** 2 + MERGE[material] ** 2))
-
-    for material, d in layers[:-1]:
-        if reaches(material, d):
-            paint(material, d)
-    if glands is not None:
-        depth, thickness, owner = glands
-        for number, s in enumerate(sets):
-            here = (owner == number).float()
-            if len(s) and bool(here.max() > 0):
-                paint(MATERIAL[s.spec.wall], depth, here)
-                paint(MATERIAL[s.spec.lumen], opening(s.spec, depth, thickness, n, xy, offsets), here)
-    if reaches(*layers[-1]):
-        paint(*layers[-1])
-
-    order = torch.tensor([material for material, _ in covers], device=device)
-    top = order.index_select(0, rank.view(-1).long()).view_as(rank)
-
-    # from front to back: each layer's weight is its cover times what those in front let through
-    columns = [torch.from_numpy(GROUND).to(device)]
-    coarse = bool(scene.coarse[items].max() > 0)
-    if coarse:
-        columns.append(mean_nuclei(kind).to(device))
-    table = torch.cat(columns, 1)
-    used = sorted({material for material, _ in covers})
-    weights = torch.zeros((len(used), *top.shape), device=device)
-    left = torch.ones(top.shape, device=device)
-    for material, cover in reversed(covers):
-        weight = left if cover is None else cover.mul_(left)
-        weights[used.index(material)].add_(weight)
-        if cover is not None:
-            left.sub_(weight)
-    ground = (table[used].T @ weights.view(len(used), -1)).view(-1, *top.shape)
-    if MATERIAL["fat"] in used:
-        fat = weights[used.index(MATERIAL["fat"])].view(-1)
-        some = (fat > 0).nonzero()[:, 0]
-        if len(some):
-            near = n[:3].view(3, -1).index_select(1, some)
-            place = torch.stack([xy[..., k].reshape(-1).index_select(0, some) for k in (0, 1)], -1)
-            border = voronoi_edge(fat_points(place, near), FAT_CELL)
-            w = sharp[1.0].view(-1).index_select(0, some // top.shape[1])
-            thick = 0.9 * (1 + 0.35 * near[2])
-            wall = ((thick - border) * w).add_(0.5).clamp_(0, 1)
-            wall *= fat.index_select(0, some) * (2.0 * w).clamp(max=1.0)
-            change = table[MATERIAL["membrane"]] - table[MATERIAL["fat"]]
-            ground.view(len(ground), -1).index_add_(1, some, change[:, None] * wall)
-
-    # texture
-    fine, micro = fade(7.0), fade(2.2)
-    grain = sample(xy, 1 / 2.6, offsets * 3.0, 0, 2).mul_(each(fine))
-    rough, clumps = grain[0], grain[1].mul_(0.35)
-    if micro[items].max() > 0:
-        grain.add_(sample(xy, 1 / 0.8, offsets * 5.0, 0, 2).mul_(each(micro)), alpha=0.9)
-    along, across = fibre_coordinates(xy, m, n)
-    line = torch.stack([along.mul_(1 / 18.0), across]).movedim(0, -1)
-    fibre = sample(line, 1 / 1.4, offsets * 13.0, 2, 1)[0].mul_(each(fade(4.0)))
-    gaps = sample(xy, 1 / 5.5, offsets * 11.0, 2, 1)[0]
-    kept = each(fade(14.0))  # beyond what a pixel can show, gaps give way to their mean
-    hole = (fibre + rough).mul_(0.4).add_(gaps).sub_(0.3).mul_(0.9).clamp_(0, 1)
-    hole = (3.0 - 2.0 * hole).mul_(hole).mul_(hole).mul_(kept).add_(0.32 * (1 - kept))
-    solid = hole.mul_(ground[6]).neg_().add_(1)
-    haem = (ground[1] * rough).add_(ground[0]).addcmul_(ground[2], fibre).mul_(solid).clamp_(min=0)
-    eosin = (ground[4] * rough).add_(ground[3]).addcmul_(ground[5], fibre).mul_(solid).clamp_(min=0)
-    dab = (ground[7] * (1 + 0.3 * rough)).mul_(solid).clamp_(min=0) if scene.dab else None
-
-    # nuclei in front of the ground; where they overlap the stain does not simply add
-    cover, add_h, add_e, add_c = nuclear
-    crowd = (cover - 1).clamp_(0, 1).mul_(0.25).add_(1).div_(cover.clamp(min=1))
-    clear = (1 - cover).clamp_(min=0)
-    nuclear_h = (add_c * clumps).add_(add_h).mul_(crowd)
-    stains = [nuclear_h.addcmul_(haem, clear).clamp_(min=0), (add_e * crowd).addcmul_(eosin, clear)]
-    if dab is not None:
-        stains.append(dab * clear)
-
-    thick, mark, pen = _artefacts(scene, items, xy, m, n, p)
-    vectors = torch.from_numpy(
-        np.stack([s.stain.vectors for s in scene.slides[items]]).astype(np.float32)
-    ).to(device)
-    vectors = vectors[:, : len(stains)]
-    white = torch.from_numpy(np.stack([s.stain.white for s in scene.slides[items]]).astype(np.float32)).to(
-        device
+            artefact[flat] = mark.view(-1)
+    shape = (batch, height, width)
+    return image.view(batch, 3, height, width), *(
+        x.view(shape) for x in (tissue, ids, tumour, artefact, label)
     )
-    if thick is not None:
-        stains = [s * thick for s in stains]
-    rgb = transmit(stains, vectors, white)
-    if coarse:  # a pixel wider than a nucleus: mean light of what nuclei cover and of what they leave
-        mean = ground[8:11]
-        bare = [haem, eosin] + ([dab] if dab is not None else [])
-        full = [mean[1] / mean[0].clamp(min=1e-6), mean[2] / mean[0].clamp(min=1e-6)]
-        full += [torch.zeros_like(haem)] if dab is not None else []
-        if thick is not None:
-            bare, full = [s * thick for s in bare], [s * thick for s in full]
-        share = mean[0].clamp(0, 1)[:, None]
-        far = transmit(bare, vectors, white) * (1 - share) + transmit(full, vectors, white) * share
-        k = each(scene.coarse)[:, None]
-        rgb = rgb * (1 - k) + far * k
-    if pen is not None:
-        rgb = rgb * pen
-    return rgb, top, mark
 
 
-def _artefacts(scene, items, xy, m, n, p):
-    """Folds and pen: how much thicker the section is (b, N), artefact labels (b, N) and the light that ink
-    lets through (b, 3, N); None for what no item has.
+class _Shader:
+    """Colours chunks of a scene's pixels; holds what all chunks share: numbers of the items, (B, 1) float32
+    unless said otherwise.
     """
-    shape, device = xy.shape[:2], xy.device
-    soft = torch.from_numpy(scene.soft[items].astype(np.float32)).to(device)[:, None]
-    folded = torch.from_numpy(np.nonzero(scene.params["fold_half"][items] > 0)[0]).to(device)
-    inked = torch.from_numpy(np.nonzero(scene.params["pen_half"][items] > 0)[0]).to(device)
-    if not len(folded) and not len(inked):
-        return None, None, None
-    mark, thick, pen = torch.zeros(shape, dtype=torch.int64, device=device), None, None
-    if len(folded):  # few slides have one: the rest of the batch is left alone
-        half, ax, ay, at = (p["fold_" + k][folded] for k in ("half", "x", "y", "at"))
-        x, y = xy[folded, :, 0], xy[folded, :, 1]
-        d = (half - (x * ax + y * ay - at + 60.0 * m[2, folded] + 3.0 * n[0, folded]).abs()).float()
-        thick = torch.ones(shape, device=device)
-        thick[folded] += 0.9 * (d * (1 / soft[folded])).add_(0.5).clamp_(0, 1)
-        mark[folded] = (d > 0).long()
-    if len(inked):
-        half, ax, ay, at = (p["pen_" + k][inked] for k in ("half", "x", "y", "r"))
-        x, y = xy[inked, :, 0], xy[inked, :, 1]
-        r = ((x - ax) ** 2 + (y - ay) ** 2).sqrt() + 90.0 * m[1, inked]
-        d = (half * (1 + 0.25 * m[0, inked]).clamp(min=0.2) - (r - at).abs() + 4.0 * n[1, inked]).float()
-        ink = (d * (1 / (soft[inked] + 6.0))).add_(0.5).clamp_(0, 1) * (1 + 0.15 * n[2, inked])
-        colour = np.stack([s.pen for s in scene.slides[items]]).astype(np.float32)
-        density = torch.from_numpy(colour).to(device)[inked][:, :, None] * ink[:, None]
-        pen = torch.ones((shape[0], 3, shape[1]), device=device)
-        pen[inked] = (density * -2.302585).exp_()
-        mark[inked] = mark[inked].masked_fill(d > 0, 2)
-    return thick, mark, pen
+
+    def __init__(self, scene, sets, device):
+        self.scene, self.sets, self.device = scene, sets, device
+
+        def tensor(x):
+            return torch.from_numpy(x).to(device)
+
+        def each(x):
+            return _tensor(x, device)[:, None]
+
+        def fade(wave):  # the amplitude smoothing leaves to a wave of this length in µm; 0 where under 1 %
+            left = np.exp(-2 * (math.pi * scene.sigma / wave) ** 2)
+            return np.where(left < 0.01, 0.0, left)
+
+        height, width = scene.size
+        steps = scene.matrix * scene.mpp[:, None, None]  # µm in the noise frame for a pixel right, a pixel up
+        self.steps, self.centers = steps.tolist(), scene.center.tolist()
+        # where the columns and the rows lie, (2, B, 1, W) and (2, B, H, 1) float64: formed as in `_windows`, so
+        # that they change place and sign, and nothing else, when the grid is turned by a right angle
+        right = (np.arange(width) - (width - 1) / 2) * scene.mpp[:, None]
+        up = ((height - 1) / 2 - np.arange(height)) * scene.mpp[:, None]
+        self.columns = tensor(np.stack([a[:, None] * right for a in scene.matrix[:, :, 0].T])[:, :, None])
+        self.rows = tensor(np.stack([a[:, None] * up for a in scene.matrix[:, :, 1].T])[..., None])
+        self.center = tensor(scene.center.T.copy())[..., None, None]
+        self.offsets = tensor(scene.offsets)[..., None]  # (2, B, 1) float64
+        self.names = list(scene.params32)
+        self.params = tensor(np.stack(list(scene.params32.values())))[..., None]  # (P, B, 1)
+        self.marks = {k: tensor(v)[:, None] for k, v in scene.params.items() if k[:4] in ("fold", "pen_")}
+        self.soft = each(scene.soft)
+        self.widths = np.sqrt(scene.soft[:, None] ** 2 + MERGE**2).tolist()  # of a material's edge, µm
+        self.numbers = [
+            dict(zip(scene.params32, v, strict=True))
+            for v in np.stack(list(scene.params32.values()), 1).tolist()
+        ]
+        self.sharp = each(1.0 / np.sqrt(scene.soft**2 + 1.0))
+        self.steep = {w: each(6.0 / np.sqrt(scene.soft**2 + w**2)) for w in set(MERGE.tolist())}
+        fine, micro, self.line, self.kept = fade(7.0), fade(2.2), each(fade(4.0)), each(fade(14.0))
+        self.fine = torch.stack([each(fine), each(0.35 * fine)])  # (2, B, 1): grain, and chromatin
+        self.micro = each(micro) if micro.max() > 0 else None
+        columns = 11 if scene.coarse.max() > 0 else 8
+        self.table = torch.cat([tensor(GROUND), mean_nuclei(scene.kind).to(device)], 1)[:, :columns]
+        self.coarse = each(scene.coarse)
+        count = 3 if scene.dab else 2
+        self.vectors = _tensor(np.stack([s.stain.vectors[:count] for s in scene.slides]), device)
+        self.white = _tensor(np.stack([s.stain.white for s in scene.slides]), device)
+
+    def _points(self, chunk):
+        """Pixel centres of a chunk in the noise frame: float64 (2, b, rows * W), all x before all y."""
+        b0, b1, r0, r1 = chunk
+        xy = self.columns[:, b0:b1] + self.rows[:, b0:b1, r0:r1]
+        return xy.add_(self.center[:, b0:b1]).view(2, b1 - b0, -1)
+
+    def _bounds(self, chunk, m, n):
+        """Between what bounds the fields stay in a chunk: for each item the place, coarse and middle noise, as
+        spans, and the parameters.
+        """
+        b0, b1, r0, r1 = chunk
+        height, width = self.scene.size
+        middle, reach = height / 2 - (r0 + r1) / 2, (width / 2, (r1 - r0) / 2)  # pixels, on the screen
+        ends = [f(-1).T.tolist() for f in (m.amin, m.amax, n.amin, n.amax)]
+        for item, *bounds in zip(range(b0, b1), *ends, strict=True):
+            xy = []
+            for (across, down), c in zip(self.steps[item], self.centers[item], strict=True):
+                at, far = c + down * middle, abs(across) * reach[0] + abs(down) * reach[1]
+                xy.append(Span(at - far, at + far))
+            noise = [[Span(*e) for e in zip(*bounds[k : k + 2], strict=True)] for k in (0, 2)]
+            yield item, xy, *noise, self.numbers[item]
+
+    def _possible(self, chunk, m, n):
+        """What can reach into a chunk, by the bounds of its fields: which areas, a list of bool in their order,
+        and which items' fold and ink, lists of places in the chunk.
+        """
+        found: list[list[bool]] = []
+        folded: list[int] = []
+        inked: list[int] = []
+        for item, *fields in self._bounds(chunk, m, n):
+            # half of a softened edge, and what rounding may add; a bound that is NaN excludes nothing
+            found.append(
+                [
+                    not distance().hi < -0.51 * self.widths[item][material] - 0.1
+                    for material, distance in areas(self.scene.kind, *fields)
+                ]
+            )
+            edge = 0.51 * self.widths[item][0] + 4.0  # ink's is 6 µm softer
+            for items, depth in ((folded, fold_depth), (inked, pen_depth)):
+                if not depth(*fields).hi < -edge:
+                    items.append(item - chunk[0])
+        return [any(x) for x in zip(*found, strict=True)], folded, inked
+
+    def shade(self, chunk, glands, nuclear, rgb):
+        """Colour a chunk of pixels into rgb (b, 3, N).
+
+        Returns:
+            The materials of the layers, numpy int64; which layer is topmost (b, N) float32; artefacts (b, N), or
+            None for none.
+        """
+        scene, kind, device = self.scene, self.scene.kind, self.device
+        items = slice(chunk[0], chunk[1])
+        offsets, steep = self.offsets[:, items], {w: v[items] for w, v in self.steep.items()}
+        xy = self._points(chunk)
+        m, n = coarse_and_middle(kind, xy, offsets)
+
+        rank = torch.zeros(xy.shape[1:], device=device)  # the topmost layer's number, which grows upwards
+        order = [MATERIAL[kind.base]]
+        most = len(scene.kind.glands) * 2 + 16
+        weights = torch.empty(
+            (most, *rank.shape), device=device
+        )  # the layers' covers, and then their weights
+
+        def paint(material, d):
+            cover = torch.mul(d, steep[float(MERGE[material])], out=weights[len(order)])
+            F.hardsigmoid(cover, inplace=True)  # that of 6 x is x + 0.5, held in [0, 1]
+            torch.maximum(rank, d.sign().mul_(len(order)), out=rank)  # above 0 inside
+            order.append(material)
+
+        p = dict(zip(self.names, self.params[:, items].unbind(), strict=True))
+        possible, folded, inked = self._possible(chunk, m, n)
+        *layers, glass = zip(areas(kind, xy, m, n, p), possible, strict=True)
+        for (material, distance), here in layers:
+            if here:
+                paint(material, distance())
+        here, depth, thickness, owner = glands
+        for number in here:
+            spec, d = self.sets[number].spec, depth
+            if len(here) > 1:
+                mine = _compare(operator.eq, owner, int(number))
+                d = depth * mine + FAR * ~mine
+            hole = opening(spec, d, thickness, n, xy, offsets)
+            paint(MATERIAL[spec.wall], d)
+            paint(MATERIAL[spec.lumen], hole)
+        (material, distance), here = glass
+        if here:
+            paint(material, distance())
+
+        # from front to back: each layer's weight is its cover times what those in front let through
+        weights = weights[: len(order)]
+        left = torch.ones(rank.shape, device=device)
+        for k in range(len(order) - 1, 0, -1):
+            left.sub_(weights[k].mul_(left))
+        weights[0] = left
+        ground = (self.table[order].T @ weights.view(len(order), -1)).view(-1, *rank.shape)
+        if MATERIAL["fat"] in order:
+            fat = weights[[k for k, x in enumerate(order) if x == MATERIAL["fat"]]].sum(0).view(-1)
+            some = _indices(_compare(operator.gt, fat, 0))
+            if len(some):
+                near = n[:3].view(3, -1).index_select(1, some)
+                place = xy.view(2, -1).index_select(1, some)
+                border = voronoi_edge(fat_points(place, near), FAT_CELL)
+                w = self.sharp[items].view(-1).index_select(0, some // rank.shape[1])
+                thick = 0.9 * (1 + 0.35 * near[2])
+                wall = ((thick - border) * w).add_(0.5).clamp_(0, 1)
+                wall *= fat.index_select(0, some) * (2.0 * w).clamp(max=1.0)
+                change = self.table[MATERIAL["membrane"]] - self.table[MATERIAL["fat"]]
+                ground.view(len(ground), -1).index_add_(1, some, change[:, None] * wall)
+
+        # texture
+        grain = sample(xy, 1 / 2.6, offsets * 3.0, 0, 2).mul_(self.fine[:, items])
+        if self.micro is not None:
+            grain.addcmul_(sample(xy, 1 / 0.8, offsets * 5.0, 0, 2), self.micro[items], value=0.9)
+        rough, clumps = grain
+        line = fibre_coordinates(xy, m, n)
+        fibre = sample(line, 1 / 1.4, offsets * 13.0, 2, 1)[0].mul_(self.line[items])
+        gaps = sample(xy, 1 / 5.5, offsets * 11.0, 2, 1)[0]
+        hole = (fibre + rough).mul_(0.4).add_(gaps).sub_(0.3).mul_(0.9).clamp_(0, 1)
+        hole = torch.rsub(hole, 3.0, alpha=2.0).mul_(hole).mul_(hole)
+        kept = self.kept[items]  # beyond what a pixel can show, gaps give way to their mean
+        hole = hole.mul_(kept).add_(0.32 * (1 - kept))
+        solid = hole.mul_(ground[6]).neg_().add_(1)
+        haem = ground[0].addcmul_(ground[1], rough).addcmul_(ground[2], fibre).mul_(solid).clamp_(min=0)
+        eosin = ground[3].addcmul_(ground[4], rough).addcmul_(ground[5], fibre).mul_(solid).clamp_(min=0)
+        dab = (ground[7] * (1 + 0.3 * rough)).mul_(solid).clamp_(min=0) if scene.dab else None
+
+        # nuclei in front of the ground; where they overlap the stain does not simply add
+        cover, add_h, add_e, add_c = nuclear
+        crowd = (cover - 1).clamp_(0, 1).mul_(0.25).add_(1).div_(cover.clamp(min=1))
+        clear = (1 - cover).clamp_(min=0)
+        nuclear_h = add_h.addcmul_(add_c, clumps).mul_(crowd)
+        stains = [nuclear_h.addcmul_(haem, clear).clamp_(min=0), add_e.mul_(crowd).addcmul_(eosin, clear)]
+        if dab is not None:
+            stains.append(dab * clear)
+
+        thick, mark, pen = self._artefacts(chunk, xy, m, n, folded, inked)
+        vectors, white = self.vectors[items], self.white[items]
+        if thick is not None:
+            stains = [s * thick for s in stains]
+        transmit(stains, vectors, white, rgb)
+        if ground.shape[0] > 8:  # a pixel wider than a nucleus: mean light of what nuclei cover and leave
+            mean = ground[8:11]
+            bare = [haem, eosin] + ([dab] if dab is not None else [])
+            full = [mean[1] / mean[0].clamp(min=1e-6), mean[2] / mean[0].clamp(min=1e-6)]
+            full += [torch.zeros_like(haem)] if dab is not None else []
+            if thick is not None:
+                bare, full = [s * thick for s in bare], [s * thick for s in full]
+            share = mean[0].clamp(0, 1)[:, None]
+            far = transmit(bare, vectors, white) * (1 - share) + transmit(full, vectors, white) * share
+            k = self.coarse[items][:, None]
+            rgb.mul_(1 - k).add_(far * k)
+        if pen is not None:
+            rgb.mul_(pen)
+        return np.array(order), rank, mark
+
+    def _artefacts(self, chunk, xy, m, n, folded, inked):
+        """Folds and pen on some of a chunk's items: how much thicker the section is (b, N), artefact labels
+        (b, N) and the light that ink lets through (b, 3, N); None for what no item has.
+        """
+        if not folded and not inked:
+            return None, None, None
+        shape, device = xy.shape[1:], self.device
+        mark, thick, pen = torch.zeros(shape, dtype=torch.int64, device=device), None, None
+
+        def fields(some):
+            p = {k: v[chunk[0] :][some] for k, v in self.marks.items()}
+            return xy[:, some], m[:, some], n[:, some], p, self.soft[chunk[0] :][some]
+
+        if folded:  # few slides have one: the rest of the batch is left alone
+            *where, soft = fields(folded)
+            d = fold_depth(*where).float()
+            thick = torch.ones(shape, device=device)
+            thick[folded] += 0.9 * (d * (1 / soft)).add_(0.5).clamp_(0, 1)
+            mark[folded] = (d > 0).long()
+        if inked:
+            *where, soft = fields(inked)
+            d = pen_depth(*where).float()
+            ink = (d * (1 / (soft + 6.0))).add_(0.5).clamp_(0, 1) * (1 + 0.15 * n[2, inked])
+            colour = _tensor(np.stack([self.scene.slides[chunk[0] + k].pen for k in inked]), device)
+            pen = torch.ones((shape[0], 3, shape[1]), device=device)
+            pen[inked] = (colour[:, :, None] * ink[:, None] * -2.302585).exp_()
+            mark[inked] = mark[inked].masked_fill(d > 0, 2)
+        return thick, mark, pen

@@ -51,16 +51,16 @@ class Stain:
         return Stain(np.stack([hv, ev, np.array(DAB) * (1.0 if dab else 0.0)]), white, blur)
 
 
-def transmit(concentrations, vectors, white):
-    """Light through stain: concentrations (S, B, N), vectors (B, S, 3), white (B, 3) -> float32 (B, 3, N) in
-    [0, 1].
+def transmit(concentrations, vectors, white, out=None):
+    """Light through stain: concentrations (S, B, N), vectors (B, S, 3), white (B, 3) -> float32 (B, 3, N)
+    in [0, 1], into `out` if given.
     """
-    absorb = vectors * -2.302585  # 10 ** -x is exp(-2.302585 x)
-    out = concentrations[0].new_empty((len(white), 3, concentrations[0].shape[1]))
-    for channel in range(3):
-        light = out[:, channel]
-        torch.mul(concentrations[0], absorb[:, 0, channel, None], out=light)
-        for c, v in zip(concentrations[1:], absorb[:, 1:, channel].unbind(1), strict=True):
-            light.addcmul_(c, v[:, None])
-        light.exp_().mul_(white[:, channel, None])
-    return out.clamp_(0, 1)
+    absorb = (vectors * -2.302585).unbind(1)  # 10 ** -x is exp(-2.302585 x)
+    if out is None:
+        out = concentrations[0].new_empty((len(white), 3, concentrations[0].shape[1]))
+    for channel, light in enumerate(out.unbind(1)):
+        torch.mul(concentrations[0], absorb[0][:, channel, None], out=light)
+        for c, v in zip(concentrations[1:], absorb[1:], strict=True):
+            light.addcmul_(c, v[:, channel, None])
+        light.exp_().mul_(white[:, channel, None]).clamp_(0, 1)
+    return out

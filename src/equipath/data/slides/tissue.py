@@ -1,12 +1,13 @@
 """What tissue is where: the materials a slide is made of, and for each kind of slide which areas they fill.
 
 A kind paints areas one over the other. An area is a signed distance in µm (positive inside) made of smooth
-noise at two scales, so it can be asked for at any point of the slide. The same function answers for pixels
-and for the centres of nuclei.
+noise at two scales, so it can be asked for at any point of the slide. The same function answers for pixels,
+for the centres of nuclei and, given spans (`span.py`), for what a whole patch may hold.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
@@ -139,7 +140,8 @@ class Kind:
     macro: float  # lattice of the coarse noise, µm
     meso: float
     base: str  # material under all others
-    areas: Callable  # (coarse noise, middle noise, depth, parameters) -> (material, distance), bottom first
+    areas: Callable  # (coarse noise, middle noise, depth, parameters) -> (material, distance), bottom first;
+    # depth and each distance are functions without arguments, since most are not needed in most places
     populations: tuple[Population, ...]
     glands: tuple[Glands, ...] = ()
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)  # what varies from slide to slide
@@ -150,7 +152,7 @@ class Kind:
 def _level(m, n, wm, wn, t, macro, meso):
     """Signed distance, roughly in µm, to the level t of wm * m + wn * n (unit noise of two lattices)."""
     steep = ((1.1 * wm / macro) ** 2 + (1.1 * wn / meso) ** 2) ** 0.5
-    return (m * wm + n * wn - t) * (1.0 / steep)
+    return ((m if wm == 1.0 else m * wm) + n * wn - t) * (1.0 / steep)
 
 
 def _band(v, half, scale):
@@ -160,48 +162,63 @@ def _band(v, half, scale):
 
 def _lymph_node(m, n, depth, p):
     macro, meso = 260.0, 30.0
-    inner = depth - p["fat_rim"] - 40.0 * m[3] + 6.0 * n[3]  # depth below the outer side of the capsule
-    tumour = _level(m[0], n[0], 1.0, 0.35, p["tumour"], macro, meso).minimum(inner - 20.0)
-    yield "germinal", _level(m[1], n[2], 1.0, 0.15, 1.25, macro, meso)
-    yield "sinus", _band(m[2] + 0.25 * n[1], 0.10, 90.0)
-    yield "dense", _band(m[1] + 0.1 * n[3], 0.03, 240.0)
+
+    @cache
+    def inner():  # depth below the outer side of the capsule
+        return depth() - p["fat_rim"] - 40.0 * m[3] + 6.0 * n[3]
+
+    @cache
+    def tumour():
+        return _level(m[0], n[0], 1.0, 0.35, p["tumour"], macro, meso).minimum(inner() - 20.0)
+
+    yield "germinal", lambda: _level(m[1], n[2], 1.0, 0.15, 1.25, macro, meso)
+    yield "sinus", lambda: _band(m[2] + 0.25 * n[1], 0.10, 90.0)
+    yield "dense", lambda: _band(m[1] + 0.1 * n[3], 0.03, 240.0)
     yield "tumour", tumour
-    yield "stroma", (tumour - 6.0).minimum(_band(n[1] + 0.5 * m[3], p["septa"], 26.0))
-    yield "necrosis", _level(m[0], n[2], 1.0, 0.2, p["tumour"] + 1.7, macro, meso)
-    yield "dense", inner.minimum(38.0 - inner)
-    yield "fat", -inner
-    yield "stroma", (-inner).minimum(_band(m[1] + 0.3 * n[1], 0.10, 150.0))
+    yield "stroma", lambda: (tumour() - 6.0).minimum(_band(n[1] + 0.5 * m[3], p["septa"], 26.0))
+    yield "necrosis", lambda: _level(m[0], n[2], 1.0, 0.2, p["tumour"] + 1.7, macro, meso)
+    yield "dense", lambda: inner().minimum(38.0 - inner())
+    yield "fat", lambda: -inner()
+    yield "stroma", lambda: (-inner()).minimum(_band(m[1] + 0.3 * n[1], 0.10, 150.0))
 
 
 def _colon(m, n, depth, p):
     macro, meso = 300.0, 32.0
-    yield "lymphoid", _level(m[1], n[1], 1.0, 0.25, 1.5, macro, meso)
-    yield "stroma", _level(m[2], n[1], 1.0, 0.15, 0.75, macro, meso)
-    yield "muscle", _level(m[2], n[1], 1.0, 0.1, 1.1, macro, meso)
-    yield "mucus", _level(m[3], n[2], 1.0, 0.15, 1.5, macro, meso)
-    yield "bed", _level(m[0], n[0], 1.0, 0.1, p["tumour"], macro, meso)
-    yield "necrosis", _level(m[0], n[2], 1.0, 0.25, p["tumour"] + 1.5, macro, meso)
-    yield "fat", _level(-m[1], n[3], 1.0, 0.1, 1.4, macro, meso)
+    yield "lymphoid", lambda: _level(m[1], n[1], 1.0, 0.25, 1.5, macro, meso)
+    yield "stroma", lambda: _level(m[2], n[1], 1.0, 0.15, 0.75, macro, meso)
+    yield "muscle", lambda: _level(m[2], n[1], 1.0, 0.1, 1.1, macro, meso)
+    yield "mucus", lambda: _level(m[3], n[2], 1.0, 0.15, 1.5, macro, meso)
+    yield "bed", lambda: _level(m[0], n[0], 1.0, 0.1, p["tumour"], macro, meso)
+    yield "necrosis", lambda: _level(m[0], n[2], 1.0, 0.25, p["tumour"] + 1.5, macro, meso)
+    yield "fat", lambda: _level(-m[1], n[3], 1.0, 0.1, 1.4, macro, meso)
 
 
 def _breast(m, n, depth, p):
     macro, meso = 280.0, 34.0
-    tumour = _level(m[0], n[0], 1.0, 0.5, p["tumour"], macro, meso)
-    yield "dense", _level(m[2], n[1], 1.0, 0.3, 0.3, macro, meso)
-    yield "lymphoid", _level(m[3], n[3], 1.0, 0.5, 1.45, macro, meso)
+
+    @cache
+    def tumour():
+        return _level(m[0], n[0], 1.0, 0.5, p["tumour"], macro, meso)
+
+    yield "dense", lambda: _level(m[2], n[1], 1.0, 0.3, 0.3, macro, meso)
+    yield "lymphoid", lambda: _level(m[3], n[3], 1.0, 0.5, 1.45, macro, meso)
     yield "tumour", tumour
-    yield "stroma", (tumour - 6.0).minimum(_band(n[1] + 0.5 * m[3], p["septa"], 28.0))
-    yield "necrosis", _level(m[0], n[2], 1.0, 0.2, p["tumour"] + 1.6, macro, meso)
-    yield "fat", _level(m[1], n[1], 1.0, 0.12, 0.7, macro, meso)
+    yield "stroma", lambda: (tumour() - 6.0).minimum(_band(n[1] + 0.5 * m[3], p["septa"], 28.0))
+    yield "necrosis", lambda: _level(m[0], n[2], 1.0, 0.2, p["tumour"] + 1.6, macro, meso)
+    yield "fat", lambda: _level(m[1], n[1], 1.0, 0.12, 0.7, macro, meso)
 
 
 def _prostate(m, n, depth, p):
     macro, meso = 220.0, 28.0
-    five = _level(m[0], n[0], 1.0, 0.1, p["grade"] + 1.6, macro, meso)
-    yield "bed_3", _level(m[0], n[0], 1.0, 0.1, p["grade"], macro, meso)
-    yield "bed_4", _level(m[0], n[0], 1.0, 0.1, p["grade"] + 0.8, macro, meso)
+
+    @cache
+    def five():
+        return _level(m[0], n[0], 1.0, 0.1, p["grade"] + 1.6, macro, meso)
+
+    yield "bed_3", lambda: _level(m[0], n[0], 1.0, 0.1, p["grade"], macro, meso)
+    yield "bed_4", lambda: _level(m[0], n[0], 1.0, 0.1, p["grade"] + 0.8, macro, meso)
     yield "gleason_5", five
-    yield "muscle", (five - 3.0).minimum(_band(n[1] + 0.5 * m[3], 0.30, 26.0))
+    yield "muscle", lambda: (five() - 3.0).minimum(_band(n[1] + 0.5 * m[3], 0.30, 26.0))
 
 
 _SPARSE = {
