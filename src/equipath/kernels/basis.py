@@ -13,6 +13,7 @@ basis filters the second is several times cheaper. ``kernels/evaluate.py`` predi
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from torch.nn.grad import conv2d_weight
 
 from equipath.kernels.evaluate import basis_conv_work, cheapest, dense_conv2d, preferred, price
 
-# Responses that are mixed together: a product over many channels runs faster, more would only take memory.
+# Responses that are there at a time: products over many channels run faster, more would only take memory.
 PART_BYTES = 2 << 20
 
 
@@ -51,9 +52,9 @@ def factored_conv2d(x: Tensor, weight: Tensor, filters: Sequence[Tensor], paddin
         filters: n cropped filters (k_n, k_n); the largest, k, sets the size: ``H' = H + 2·padding - k + 1``.
         padding: zeros at each side.
 
-    The responses to the basis are n times as large as the input. So a few at a time are made and mixed into the
-    output, and they are computed again in the backward pass instead of being kept: one more round of cheap
-    depthwise filters for a fraction of the memory.
+    The responses to the basis are n times as large as the input. So a few filters at a time, or a few rows of the
+    picture, are made and mixed into the output, and they are computed again in the backward pass instead of being
+    kept: one more round of cheap depthwise filters for a fraction of the memory.
     """
     out: Tensor = _Factored.apply(x, weight, padding, *filters)
     return out
@@ -65,14 +66,25 @@ def _responses(x: Tensor, filters: Sequence[Tensor], padding: int) -> Tensor:
     return torch.cat([_depthwise(x, f, padding - (largest - f.shape[-1]) // 2) for f in filters], 1)
 
 
-def _depthwise(x: Tensor, taps: Tensor, padding: int) -> Tensor:
-    if padding < 0:  # a small filter in a valid convolution: the frame it cannot need is cut off first
-        x, padding = x[..., -padding:padding, -padding:padding], 0
+def _depthwise(x: Tensor, taps: Tensor, padding: int, rows: tuple[int, int] | None = None) -> Tensor:
+    """Every channel of (B, C, H, W) filtered alike; of the output, the rows from the first to before the last."""
     channels, side = x.shape[1], taps.shape[-1]
+    above, below = padding, padding
+    if rows is not None:  # the rows of x that they see, and the zeros above and below
+        first, last = rows[0] - padding, rows[1] - padding + side - 1
+        above, below = max(0, -first), max(0, last - x.shape[-2])
+        x = x[..., max(0, first) : min(last, x.shape[-2]), :]
+    elif padding < 0:  # a small filter in a valid convolution: the frame it cannot need is cut off first
+        x, above, below = x[..., -padding:padding, :], 0, 0
+    if padding < 0:
+        x, padding = x[..., -padding:padding], 0
     if side == 1:
-        x = F.pad(x, (padding,) * 4) if padding else x
+        x = F.pad(x, (padding, padding, above, below)) if padding or above or below else x
         return x * taps.to(x.dtype)
-    return F.conv2d(x, taps.to(x.dtype).expand(channels, 1, side, side), padding=padding, groups=channels)
+    if rows is not None and (above or below):
+        x, above = F.pad(x, (0, 0, above, below)), 0
+    taps = taps.to(x.dtype).expand(channels, 1, side, side)
+    return F.conv2d(x, taps, padding=(above, padding), groups=channels)
 
 
 def _as_pointwise(weight: Tensor) -> Tensor:
@@ -95,22 +107,58 @@ def _offset(filters: Sequence[Tensor], taps: Tensor) -> int:
     return (max(f.shape[-1] for f in filters) - taps.shape[-1]) // 2
 
 
-def _parts(x: Tensor, filters: Sequence[Tensor], padding: int) -> Iterator[tuple[int, int, Tensor]]:
-    """(first, last, matrix): the responses (B·H'·W', (last - first)·C) to a few filters at a time."""
-    count = max(1, min(len(filters), PART_BYTES // max(1, x.numel() * x.element_size())))
-    for first in range(0, len(filters), count):
-        last, buffer = min(first + count, len(filters)), None
-        for n in range(first, last):
-            response = _depthwise(x, filters[n], padding - _offset(filters, filters[n]))
-            if last - first == 1:
-                buffer = response
-                break
-            if buffer is None:
-                batch, channels, height, width = response.shape
-                buffer = response.new_empty(batch, height, width, channels * (last - first))
-                buffer = buffer.permute(0, 3, 1, 2)
-            buffer[:, (n - first) * channels : (n - first + 1) * channels] = response
-        yield first, last, _matrix(buffer)  # type: ignore[arg-type]
+class _Part(NamedTuple):
+    """Responses to the filters from ``first`` to before ``last``, as (places, filters·C): of all places, or of
+    the given rows of one picture."""
+
+    first: int
+    last: int
+    pictures: slice
+    rows: slice
+    responses: Tensor
+
+
+def _parts(x: Tensor, filters: Sequence[Tensor], padding: int) -> Iterator[_Part]:
+    """All responses, a few filters at a time, or a few rows at a time where the response to one is large."""
+    everything, count = slice(None), len(filters)
+    one = x.numel() * x.element_size()
+    if one <= PART_BYTES:
+        step = max(1, min(count, PART_BYTES // max(1, one)))
+        for first in range(0, count, step):
+            last = min(first + step, count)
+            yield _Part(
+                first, last, everything, everything, _joined(x, filters[first:last], padding, filters)
+            )
+        return
+    height = x.shape[-2] - max(f.shape[-1] for f in filters) + 1 + 2 * padding
+    step = max(1, height * len(x) * PART_BYTES // (2 * one))
+    for n in range(len(x)):
+        for top in range(0, height, step):
+            rows = top, min(top + step, height)
+            for first in range(count):
+                taps = filters[first : first + 1]
+                responses = _joined(x[n : n + 1], taps, padding, filters, rows)
+                yield _Part(first, first + 1, slice(n, n + 1), slice(*rows), responses)
+
+
+def _joined(
+    x: Tensor,
+    some: Sequence[Tensor],
+    padding: int,
+    filters: Sequence[Tensor],
+    rows: tuple[int, int] | None = None,
+) -> Tensor:
+    """The responses to some of the filters side by side, (places, filters·C)."""
+    buffer = None
+    for n, taps in enumerate(some):
+        response = _depthwise(x, taps, padding - _offset(filters, taps), rows)
+        if len(some) == 1:
+            return _matrix(response)
+        batch, channels, height, width = response.shape
+        if buffer is None:
+            buffer = response.new_empty(batch, height, width, channels * len(some)).permute(0, 3, 1, 2)
+        buffer[:, n * channels : (n + 1) * channels] = response
+    return _matrix(buffer)  # type: ignore[arg-type]
 
 
 class _Factored(torch.autograd.Function):
@@ -124,13 +172,16 @@ class _Factored(torch.autograd.Function):
         x = x.contiguous(memory_format=torch.channels_last)
         if not _in_parts(x):
             return F.conv2d(_responses(x, filters, padding), _as_pointwise(weight))
-        total = None
-        for first, last, responses in _parts(x, filters, padding):
-            mixing = weight[:, :, first:last].transpose(1, 2).flatten(1).t()
-            total = responses @ mixing if total is None else total.addmm_(responses, mixing)
-        shrink = max(f.shape[-1] for f in filters) - 1 - 2 * padding
+        grow = 2 * padding + 1 - max(f.shape[-1] for f in filters)
         batch, _, height, width = x.shape
-        total = total.view(batch, height - shrink, width - shrink, weight.shape[0])  # type: ignore[union-attr]
+        total = x.new_empty(batch, height + grow, width + grow, weight.shape[0])
+        for part in _parts(x, filters, padding):
+            mixing = weight[:, :, part.first : part.last].transpose(1, 2).flatten(1).t()
+            place = total[part.pictures, part.rows].view(-1, weight.shape[0])
+            if part.first == 0:
+                torch.mm(part.responses, mixing, out=place)
+            else:
+                place.addmm_(part.responses, mixing)
         return total.permute(0, 3, 1, 2)
 
     @staticmethod
@@ -148,24 +199,24 @@ class _Factored(torch.autograd.Function):
                 flat = conv2d_weight(responses, (weight.shape[0], responses.shape[1], 1, 1), grad)
                 grad_weight = flat.reshape(weight.shape[0], len(filters), channels).transpose(1, 2)
             else:
-                grad_weight = torch.empty_like(weight)
-                for first, last, responses in _parts(x, filters, padding):
-                    part = _matrix(grad).t() @ responses
-                    grad_weight[:, :, first:last] = part.view(-1, last - first, channels).transpose(1, 2)
+                flat = weight.new_zeros(weight.shape[0], len(filters) * channels)
+                for part in _parts(x, filters, padding):
+                    place = flat[:, part.first * channels : part.last * channels]
+                    place.addmm_(_matrix(grad[part.pictures, :, part.rows]).t(), part.responses)
+                grad_weight = flat.view(weight.shape[0], len(filters), channels).transpose(1, 2)
         if ctx.needs_input_grad[0]:
             mixed = F.conv2d(grad, _as_pointwise(weight).transpose(0, 1)) if again else None
             for n, taps in enumerate(filters):
                 if mixed is None:
                     batch, _, height, width = grad.shape
-                    part = (_matrix(grad) @ weight[:, :, n]).view(batch, height, width, channels)
-                    part = part.permute(0, 3, 1, 2)
+                    seen = (_matrix(grad) @ weight[:, :, n]).view(batch, height, width, channels)
+                    seen = seen.permute(0, 3, 1, 2)
                 else:
-                    part = mixed[:, n * channels : (n + 1) * channels]
+                    seen = mixed[:, n * channels : (n + 1) * channels]
                 # The adjoint of filtering with padding p is filtering by the turned filter with k - 1 - p.
-                part = _depthwise(
-                    part, taps.flip(-2, -1), taps.shape[-1] - 1 - padding + _offset(filters, taps)
-                )
-                grad_x = part if grad_x is None else grad_x + part if again else grad_x.add_(part)
+                margin = taps.shape[-1] - 1 - padding + _offset(filters, taps)
+                seen = _depthwise(seen, taps.flip(-2, -1), margin)
+                grad_x = seen if grad_x is None else grad_x + seen if again else grad_x.add_(seen)
         return grad_x, grad_weight, None, *[None] * len(filters)
 
 
