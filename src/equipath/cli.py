@@ -461,8 +461,9 @@ def segment_(
                 )
             else:
                 made = segment(
-                    network, picture, out, classes=classes, mpp=trained if mpp is None else mpp, slide_mpp=slide_mpp, tile=tile,
-                    margin=margin, everywhere=everywhere, device=device, progress=step,
+                    network, picture, out, classes=classes, mpp=trained if mpp is None else mpp,
+                    slide_mpp=slide_mpp, tile=tile, margin=margin, everywhere=everywhere, device=device,
+                    progress=step,
                 )  # fmt: skip
     if cluster is not None:
         typer.echo(f"{out}: {len(rows)} pictures in {cluster} clusters; shares in {out / 'clusters.csv'}")

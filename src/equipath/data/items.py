@@ -485,7 +485,11 @@ def _write_png(path: Path, array: np.ndarray) -> str:
 
 
 def read_folder(folder: str | os.PathLike[str], fraction: float = 1.0, seed: int = 0) -> Items:
-    """Read what :func:`write_folder` wrote."""
+    """Read what :func:`write_folder` wrote, or a fraction of it (:func:`nested`).
+
+    Raises:
+        DataError: the folder has no table, or one that is damaged; or, when an item is asked for, its files are.
+    """
     folder = Path(folder)
     table = folder / "items.csv"
     if not table.exists():
@@ -493,9 +497,20 @@ def read_folder(folder: str | os.PathLike[str], fraction: float = 1.0, seed: int
             f"{folder} has no items.csv: it is not a written data set, or writing it was interrupted; the same "
             "command that began it goes on."
         )
-    with table.open(newline="") as file:
-        head = dict(part.split("=", 1) for part in file.readline().removeprefix("# ").strip().split(";"))
-        rows = list(csv.DictReader(file))
+    try:
+        with table.open(newline="") as file:
+            head = dict(part.split("=", 1) for part in file.readline().removeprefix("# ").strip().split(";"))
+            rows = list(csv.DictReader(file))
+        whole = {"set", "task", "split", "classes"} <= head.keys() and all(
+            row.get(key) is not None for row in rows for key in ("name", "patient", "mpp", "image")
+        )
+    except (ValueError, OSError, csv.Error):
+        whole = False
+    if not whole:
+        raise DataError(
+            f"{table} is damaged: it wants a first line with set, task, split and classes, then a table with a name, "
+            "patient, mpp and image for each item. Write the set anew."
+        )
 
     def read(i: int) -> dict[str, Any]:
         row = rows[i]

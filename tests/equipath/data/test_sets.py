@@ -760,6 +760,18 @@ def test_a_set_can_be_sent_to_a_fresh_process(tmp_path):
         pickle.dumps(plain)
 
 
+@pytest.mark.parametrize("text", ["", "# set=x;task\nname\n", "name,patient\na,b\n", "cut"])
+def test_a_damaged_table_is_said(tmp_path, text):
+    items = Items(
+        name="x", task="t", split="train", classes=("a",), names=["a", "b"], patients=["p", "q"],
+        read=lambda _: {"image": np.zeros((4, 4, 3), np.uint8), "label": 0},
+    )  # fmt: skip
+    table = write_folder(items, tmp_path / "out") / "items.csv"
+    table.write_text(text if text != "cut" else table.read_text()[:-20])
+    with pytest.raises(DataError, match="is damaged: it wants a first line"):
+        read_folder(tmp_path / "out")
+
+
 def test_items_out_of_range_and_bad_arguments():
     items = Items(
         name="x", task="t", split="train", classes=(), names=["a"], patients=["p"], read=lambda _: {}
