@@ -1,6 +1,5 @@
 """The figures of lesson 3 show what they were given: every number, every plane in its place, every exact size."""
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
@@ -8,16 +7,6 @@ from matplotlib.colors import to_rgba
 
 from coursekit.figures import palette
 from equipath.exercises import group_convolutions_figures as draw
-
-mpl.use("Agg")
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    import matplotlib.pyplot as plt
-
-    yield
-    plt.close("all")
 
 
 def random(*shape, seed=0):

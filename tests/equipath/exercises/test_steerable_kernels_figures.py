@@ -1,22 +1,11 @@
 """The figures of lesson 2 show what they were given: every arrow in its direction, every curve, one scale for all."""
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 from matplotlib.quiver import Quiver
 
 from equipath.exercises import steerable_kernels_figures as draw
-
-mpl.use("Agg")
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    import matplotlib.pyplot as plt
-
-    yield
-    plt.close("all")
 
 
 def random(*shape, seed=0):

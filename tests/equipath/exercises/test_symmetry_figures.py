@@ -1,21 +1,10 @@
 """The figures of lesson 1 show what they were given: every changed pixel, every label, and no invented ones."""
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 
 from equipath.exercises import symmetry_figures as draw
-
-mpl.use("Agg")
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    import matplotlib.pyplot as plt
-
-    yield
-    plt.close("all")
 
 
 def random(*shape, seed=0):
