@@ -179,6 +179,7 @@ def test_the_page_says_where_a_network_is_behind():
     *_, table, words = page(0.53, 0.56)
     assert table.rows[0][:3] == ["P4M-DenseNet", "3 fields of 8 maps", "0.530"]
     assert "0.030 higher than DenseNet+'s on the training patches and 0.040 higher on the test" in words
+    assert "changes by +0.030, DenseNet+'s by +0.020" in words
     assert "it has learned less" in words
     assert "no patch of 8,000 comes twice" in words
     words = page(0.48, 0.56, patches=125)[-1]
