@@ -65,8 +65,10 @@ def main() -> None:
     if options.threads is None and cores > 1:
         runs.append((cpu, cores, True))
     if torch.cuda.is_available():
-        # Outputs are compared as float32 numbers: so both sides compute with all of their digits.
+        # Outputs are compared as float32 numbers: so both sides compute with all of their digits, and both have
+        # cuDNN look for its fastest way.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True
         runs.append((torch.device("cuda"), cores, options.brief))
     harness.wanted = re.compile(options.rows) if options.rows else None
     rows: list[harness.Row] = []

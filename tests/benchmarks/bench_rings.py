@@ -81,14 +81,14 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
         {"auto": training_step(lambda: loss(None), parameters, one)},
         training_step(lambda: loss("expand"), parameters, one), chosen="auto", goal=0.25, device=device,
         output=(lambda: loss(None)[None], lambda: loss("expand")[None]), tolerance=1e-3, rounds=5,
-        seconds=40,
+        seconds=30,
     )  # fmt: skip
     net.eval()
     plain: nn.Module = export(_Checked(net)).to(memory_format=torch.channels_last)
     yield compare(
         "SREResNet18, inference", "dense filters, kept", "224², batch 1", {"auto": quiet(lambda: net(x))},
         quiet(lambda: plain(x)), chosen="auto", goal=0.25, device=device,
-        output=(lambda: net(x), lambda: plain(x)), tolerance=1e-3, rounds=5, seconds=40,
+        output=(lambda: net(x), lambda: plain(x)), tolerance=1e-3, rounds=5, seconds=30,
     )  # fmt: skip
 
 

@@ -152,5 +152,5 @@ def layer_rows(device: torch.device, brief: bool) -> Iterator[Row | None]:
                 f"{family} layer, training step", "padded dense kernels", shape, ways, theirs, chosen=chosen,
                 goal=goal, device=device,
                 output=(lambda layer=layer, x=x: layer(x), lambda twin=twin, x=x: twin(x)),
-                rounds=9, seconds=10.0,
+                rounds=9, seconds=7.0,
             )  # fmt: skip

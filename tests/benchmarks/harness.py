@@ -223,7 +223,7 @@ def compare(
     output: tuple[Callable[[], Tensor], Callable[[], Tensor]] | None = None,
     tolerance: float = 1e-4,
     rounds: int = 25,
-    seconds: float = 8.0,
+    seconds: float = 5.0,
     note: str = "",
 ) -> Row | None:
     """One row: every evaluation of ours and the peer, in turn. None for a row that was not asked for.

@@ -22,8 +22,10 @@ from torch.nn.grad import conv2d_weight
 
 from equipath.kernels.evaluate import basis_conv_work, cheapest, dense_conv2d, preferred, price
 
-# Responses that are there at a time: products over many channels run faster, more would only take memory.
+# Responses that are there at a time: products over many channels run faster, more would only take memory. An
+# accelerator has more of it, and waits for every call.
 PART_BYTES = 2 << 20
+ACCELERATOR = 64  # times as many there
 
 
 def crop_filters(basis: Tensor) -> list[Tensor]:
@@ -121,9 +123,9 @@ class _Part(NamedTuple):
 def _parts(x: Tensor, filters: Sequence[Tensor], padding: int) -> Iterator[_Part]:
     """All responses, a few filters at a time, or a few rows at a time where the response to one is large."""
     everything, count = slice(None), len(filters)
-    one = x.numel() * x.element_size()
-    if one <= PART_BYTES:
-        step = max(1, min(count, PART_BYTES // max(1, one)))
+    one, limit = x.numel() * x.element_size(), PART_BYTES * (1 if x.is_cpu else ACCELERATOR)
+    if one <= limit:
+        step = max(1, min(count, limit // max(1, one)))
         for first in range(0, count, step):
             last = min(first + step, count)
             yield _Part(
@@ -131,7 +133,7 @@ def _parts(x: Tensor, filters: Sequence[Tensor], padding: int) -> Iterator[_Part
             )
         return
     height = x.shape[-2] - max(f.shape[-1] for f in filters) + 1 + 2 * padding
-    step = max(1, height * len(x) * PART_BYTES // (2 * one))
+    step = max(1, height * len(x) * limit // (2 * one))
     for n in range(len(x)):
         for top in range(0, height, step):
             rows = top, min(top + step, height)
