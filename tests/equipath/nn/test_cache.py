@@ -1,6 +1,7 @@
 """Filters kept for inference are those of the weights, whatever happened to the weights, in every family."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -72,13 +73,14 @@ def same(layer, x):
 @settings(max_examples=8, deadline=None)
 @given(
     events=st.lists(st.sampled_from(sorted(EVENTS)), min_size=1, max_size=4),
-    how=st.sampled_from(["expand", "factor", "fourier"]),
+    how=st.sampled_from(["expand", "factor", "fourier", "as it likes"]),
 )
 def test_never_stale(name, events, how):
     make, shape = FAMILIES[name]
     torch.manual_seed(0)
     layer, x = make().double(), torch.randn(shape, dtype=torch.float64)
-    with prefer(how):
+    # left alone, a small layer takes a short way for an input of the last shape
+    with nullcontext() if how == "as it likes" else prefer(how):
         same(layer, x)  # something is kept
         for event in events:
             EVENTS[event](layer, x)
