@@ -7,14 +7,17 @@ then x and y of each vector (x right, y up). ``pack`` and ``unpack`` go between 
 sampling of the kernels.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling, is_dynamo_compiling
 
 from equipath.groups import P4M
 from equipath.kernels.basis import basis_conv2d, crop_filters, evaluation, expand_filters
+from equipath.kernels.evaluate import dense_conv2d, open_preferences
 from equipath.kernels.radial import planar_bank, tyings
 from equipath.nn.cache import KeptFilters
 from equipath.nn.sizes import check_numbers
@@ -107,6 +110,7 @@ class SteerableConv2d(nn.Module):
     """
 
     bank: Tensor
+    _known: torch.Size | None = None  # the last shape of input that was looked at and expanded
 
     def __init__(
         self,
@@ -220,7 +224,17 @@ class SteerableConv2d(nn.Module):
     def _full_bias(self) -> Tensor | None:
         return None if self.bias is None else F.pad(self.bias, (0, 2 * self.out_fields.vectors))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._known = None  # moved or cast: its inputs are looked at anew
+        return super()._apply(fn, recurse)
+
     def forward(self, x: Tensor) -> Tensor:
+        known = self._known  # in a small layer each line of Python shows: see GroupConv2d
+        if known is not None and not is_dynamo_compiling() and type(x) is Tensor and x.shape == known:
+            weight = self._parameters.get("weight")
+            if weight is not None and x.is_cpu and x.dtype == weight.dtype and not open_preferences:
+                taps = self._kept.get_eagerly("dense", weight, self._densely)
+                return dense_conv2d(x, taps, self._full_bias(), self.stride, self.padding)
         check_numbers(x, self.weight, "SteerableConv2d")
         if x.dim() != 4 or x.shape[1] != self.in_fields.channels:
             raise ValueError(
@@ -239,6 +253,8 @@ class SteerableConv2d(nn.Module):
         padding = self.padding
         if self.padding_mode != "zeros" and padding:
             x, padding = F.pad(x, (padding,) * 4, mode=self.padding_mode), 0
+        elif not is_compiling() and not open_preferences:
+            self._known = x.shape if self.evaluation(x) == "expand" else None
         return basis_conv2d(
             x, self.out_fields.channels, self.kernel_size, self._supports, self._cropped, self._mixing,
             self._dense, self._full_bias(), self.stride, padding,
@@ -260,9 +276,10 @@ class SteerableConv2d(nn.Module):
         return self._kept.get("mixing", self.weight, self._mix)
 
     def _dense(self) -> Tensor:
-        return self._kept.get(
-            "dense", self.weight, lambda w: expand_filters(self._mix(w), self.bank.to(w.dtype))
-        )
+        return self._kept.get("dense", self.weight, self._densely)
+
+    def _densely(self, weight: Tensor) -> Tensor:
+        return expand_filters(self._mix(weight), self.bank.to(weight.dtype))
 
     def to_plain(self) -> nn.Conv2d:
         """The same map as an ordinary ``torch.nn.Conv2d``."""

@@ -315,34 +315,27 @@ def test_packing_round_trip_and_bad_input():
     assert math.isclose(Fields(4, 2).channels, 8)
 
 
-@pytest.mark.parametrize("how", ["expand", "factor"])
-def test_remembered_filters_are_never_stale(how):
-    torch.manual_seed(0)
-    layer = SteerableConv2d((1, 1), (2, 1), 5, padding=2).double().eval()
-    x = torch.randn(1, 3, 8, 9, dtype=torch.float64)
-    other = {name: torch.randn_like(value) for name, value in layer.state_dict().items()}
-
-    def edit_in_place():
-        layer.weight.data[0] += 1
-
-    def step():
-        layer.weight.grad = torch.ones_like(layer.weight)
-        torch.optim.SGD([layer.weight], 0.1).step()
-
-    changes = [
-        lambda: None,
-        edit_in_place,
-        step,
-        lambda: layer.load_state_dict(other),
-        lambda: layer.to(torch.float64),
-    ]
-    with prefer(how):
-        for change in changes:
-            with torch.no_grad():
-                layer(x)  # remembers
-            change()
-            with torch.no_grad():
-                torch.testing.assert_close(layer(x), layer.to_plain()(x), rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(
-            layer.float()(x.float()), layer.to_plain()(x.float()), rtol=1e-4, atol=1e-4
-        )
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_short_way_asks_what_the_long_one_asks(bias):
+    """An input of the last shape goes straight on, unless anything else about it or the layer is different."""
+    layer = SteerableConv2d((2, 1), (1, 2), 3, padding=1, bias=bias)
+    x = torch.randn(2, 4, 7, 6)
+    first = layer(x)
+    assert layer._known == x.shape
+    torch.testing.assert_close(layer(x), first)
+    torch.testing.assert_close(layer.to_plain()(x), first)
+    with pytest.raises(TypeError, match="takes a tensor"):
+        layer(x.tolist())
+    with pytest.raises(ValueError, match="float64"):
+        layer(x.double())
+    with pytest.raises(ValueError, match="2 scalars and 1 vectors"):
+        layer(x[:, :3])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    twice = torch.func.functional_call(layer, {"weight": layer.weight * 2}, (x,))
+    torch.testing.assert_close(
+        twice, 2 * first - (0 if layer.bias is None else layer._full_bias()[:, None, None])
+    )
+    layer.double()
+    assert layer._known is None
+    torch.testing.assert_close(layer(x.double()).float(), first)
