@@ -35,7 +35,7 @@ from equipath.nn.group import (
     GroupPool,
     LiftingConv2d,
 )
-from equipath.nn.sizes import SizeContract, check_picture
+from equipath.nn.sizes import SizeContract, at_valid_size
 
 BLOCKS = 5
 
@@ -102,7 +102,7 @@ class DenseNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(_valid(self, x))
+        return self.body(at_valid_size(self, x, self.stem.weight)[0])
 
     def body(self, x: Tensor) -> Tensor:
         """The network on a picture of valid size, without looking at sizes: what ``export`` traces."""
@@ -167,7 +167,7 @@ class GroupDenseNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(_valid(self, x))
+        return self.body(at_valid_size(self, x, self.stem.weight)[0])
 
     def body(self, x: Tensor) -> Tensor:
         """The network on a picture of valid size, without looking at sizes: what ``export`` traces."""
@@ -205,15 +205,6 @@ def _check_arguments(who: str, in_channels: int, out_channels: int, growth: int)
     for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("growth", growth)):
         if value < 1:
             raise ValueError(f"{who} needs {name} of at least 1; got {value}")
-
-
-def _valid(model: "DenseNet | GroupDenseNet", x: Tensor) -> Tensor:
-    """The picture at a valid size, or the error that says what is wrong with it."""
-    check_picture(x, model.in_channels, model.stem.weight, type(model).__name__)
-    if model.pad_to_valid:
-        return model.sizes.pad(x)[0]
-    model.sizes.check(x, type(model).__name__)
-    return x
 
 
 def _summary(model: nn.Module, name: str, output_field: str, equivariant_to: str) -> Summary:

@@ -9,13 +9,12 @@ for which its 320 pixels are not exact.
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from equipath.groups import P4M, Group
 from equipath.groups import group as named_group
 from equipath.models.summary import Summary, count_parameters
-from equipath.models.unet import check_unet_arguments, unet_receptive_field, unet_sizes
+from equipath.models.unet import check_unet_arguments, unet_features, unet_receptive_field, unet_sizes
 from equipath.nn.group import (
     GroupBatchNorm2d,
     GroupConv2d,
@@ -25,7 +24,7 @@ from equipath.nn.group import (
     GroupUpsample,
     LiftingConv2d,
 )
-from equipath.nn.sizes import check_picture
+from equipath.nn.sizes import at_valid_size
 
 
 class GUNet(nn.Module):
@@ -109,26 +108,12 @@ class GUNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        check_picture(x, self.in_channels, self.head.weight, "GUNet")
-        height, width = x.shape[-2:]
-        if self.pad_to_valid:
-            x, top, left = self.sizes.pad(x)
-        else:
-            self.sizes.check(x, "GUNet")
-            top = left = 0
-        return self.body(x)[..., top : top + height, left : left + width]
+        y, top, left = at_valid_size(self, x, self.head.weight)
+        return self.body(y)[..., top : top + x.shape[-2], left : left + x.shape[-1]]
 
     def features(self, x: Tensor) -> Tensor:
         """The regular field (B, width, G, H, W) before the head, for a picture of valid size."""
-        skips = []
-        for block in self.down:
-            x = block(x)
-            skips.append(x)
-            x = self.pool(x)
-        x = self.bottleneck(x)
-        for up, merge in zip(self.up, self.merge, strict=True):
-            x = merge(torch.cat([up(x), skips.pop()], 1))
-        return x
+        return unet_features(self, x)
 
     def body(self, x: Tensor) -> Tensor:
         """The network on a picture of valid size, without looking at sizes: what ``export`` traces."""

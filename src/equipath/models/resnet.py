@@ -21,7 +21,7 @@ from equipath.groups import P4M, Group
 from equipath.groups import group as named_group
 from equipath.models.summary import Summary, count_parameters
 from equipath.nn.cache import KeptFilters
-from equipath.nn.sizes import SizeContract, check_picture
+from equipath.nn.sizes import SizeContract, at_valid_size
 from equipath.nn.sre import EvenAvgPool2d, SREConv2d
 
 # Fields of e2cnn's first stage, by the group's order, with which it has as many parameters as SREResNet18.
@@ -110,11 +110,7 @@ class _ResNet18(nn.Module):
         return self._maps(self._valid(x), layer)
 
     def _valid(self, x: Tensor) -> Tensor:
-        check_picture(x, self.in_channels, self.head.weight, type(self).__name__)
-        if self.pad_to_valid:
-            return self.sizes.pad(x)[0]
-        self.sizes.check(x, type(self).__name__)
-        return x
+        return at_valid_size(self, x, self.head.weight)[0]
 
     def _maps(self, x: Tensor, layer: int) -> Tensor:
         x = self.stem(x)

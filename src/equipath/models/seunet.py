@@ -40,7 +40,7 @@ from equipath.nn.scale import (
     SESNConv2d,
     SESNLiftingConv2d,
 )
-from equipath.nn.sizes import SizeContract, check_picture
+from equipath.nn.sizes import SizeContract, at_valid_size
 
 Convolution = Callable[[int, int, int], nn.Module]  # in_channels, out_channels, level (0 is the finest)
 STRATEGIES = ("P_Ens", "P_Dist", "mean")
@@ -139,14 +139,8 @@ class _ScaleUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shared: Tensor = self.up[0][1].weight  # type: ignore[index, assignment]
-        check_picture(x, self.in_channels, shared, type(self).__name__)
-        height, width = x.shape[-2:]
-        if self.pad_to_valid:
-            x, top, left = self.sizes.pad(x)
-        else:
-            self.sizes.check(x, type(self).__name__)
-            top = left = 0
-        return self.body(x)[..., top : top + height, left : left + width]
+        y, top, left = at_valid_size(self, x, shared)
+        return self.body(y)[..., top : top + x.shape[-2], left : left + x.shape[-1]]
 
     def body(self, x: Tensor) -> Tensor:
         """The network on a picture of valid size, without looking at sizes: what ``export`` traces."""

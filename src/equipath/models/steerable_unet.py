@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equipath.models.summary import Summary, count_parameters
 from equipath.models.unet import check_unet_arguments
-from equipath.nn.sizes import SizeContract, check_picture
+from equipath.nn.sizes import SizeContract, at_valid_size
 from equipath.nn.steerable import (
     Fields,
     GatedReLU,
@@ -93,13 +93,8 @@ class SteerableUNet(nn.Module):
         self._layouts = layouts
 
     def forward(self, x: Tensor) -> Tensor:
-        check_picture(x, self.in_channels, self.head.weight, "SteerableUNet")
-        height, width = x.shape[-2:]
-        if not self.pad_to_valid:
-            self.sizes.check(x, "SteerableUNet")
-            return self.body(x)
-        x, top, left = self.sizes.pad(x)
-        return self.body(x)[..., top : top + height, left : left + width]
+        y, top, left = at_valid_size(self, x, self.head.weight)
+        return self.body(y)[..., top : top + x.shape[-2], left : left + x.shape[-1]]
 
     def body(self, x: Tensor) -> Tensor:
         """The network on a picture of a valid size, which is not checked."""

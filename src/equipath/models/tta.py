@@ -71,7 +71,7 @@ class TestTimeAverage(nn.Module):
         if not isinstance(x, Tensor) or x.dim() != 4:
             got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"TestTimeAverage takes pictures (B, C, H, W) as a tensor; got {got}")
-        return self._average(x, self.group.act, self._look)
+        return self._average(x, self.group.act)
 
     def body(self, x: Tensor) -> Tensor:
         """The same without looking at shapes: what ``export`` traces."""
@@ -91,14 +91,12 @@ class TestTimeAverage(nn.Module):
                 f"a planar output is a map (B, K, H, W); the model returns {tuple(y.shape)}: say output='invariant'"
             )
 
-    def _average(
-        self, x: Tensor, act: Callable[[Tensor, int], Tensor], look: Callable[[Tensor], None] | None = None
-    ) -> Tensor:
+    def _average(self, x: Tensor, act: Callable[[Tensor, int], Tensor]) -> Tensor:
         total = None
         for a in range(self.group.order):
             y = self.model(act(x, a))
-            if look is not None:
-                look(y)
+            if act is not _act_unchecked:
+                self._look(y)
             if self.activation is not None:
                 y = self.activation(y)
             if self.output_field == "planar":

@@ -12,11 +12,13 @@ pooling     down                       up                                  sizes
 ==========  =========================  ==================================  ==================
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from equipath.models.summary import Summary, count_parameters
-from equipath.nn.sizes import SizeContract, check_picture
+from equipath.nn.sizes import SizeContract, at_valid_size
 
 
 def unet_sizes(depth: int, pooling: int) -> SizeContract:
@@ -61,6 +63,22 @@ def check_unet_arguments(
         raise ValueError(f"{who} pools with windows of 2 or 3 pixels; got pooling={pooling}")
     if head_kernel_size < 1 or head_kernel_size % 2 == 0:
         raise ValueError(f"{who} needs an odd head_kernel_size; got {head_kernel_size}")
+
+
+def unet_features(net: Any, x: Tensor) -> Tensor:
+    """Down, through the bottleneck and up again, each step up beside what was seen at its size on the way down.
+
+    ``net`` has the parts ``down``, ``pool``, ``bottleneck``, ``up`` and ``merge``; maps are joined on axis 1.
+    """
+    skips = []
+    for block in net.down:
+        x = block(x)
+        skips.append(x)
+        x = net.pool(x)
+    x = net.bottleneck(x)
+    for up, merge in zip(net.up, net.merge, strict=True):
+        x = merge(torch.cat([up(x), skips.pop()], 1))
+    return x
 
 
 def _norm(kind: str, channels: int) -> nn.Module:
@@ -135,14 +153,8 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(width, out_channels, head_kernel_size, padding=head_kernel_size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_picture(x, self.in_channels, self.head.weight, "UNet")
-        height, width = x.shape[-2:]
-        if self.pad_to_valid:
-            x, top, left = self.sizes.pad(x)
-        else:
-            self.sizes.check(x, "UNet")
-            top = left = 0
-        return self.body(x)[..., top : top + height, left : left + width]
+        y, top, left = at_valid_size(self, x, self.head.weight)
+        return self.body(y)[..., top : top + x.shape[-2], left : left + x.shape[-1]]
 
     def body(self, x: Tensor) -> Tensor:
         """The network on a picture of valid size, without looking at sizes: what ``export`` traces."""
@@ -150,15 +162,7 @@ class UNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """The (B, width, H, W) feature maps before the head, for a picture of valid size."""
-        skips = []
-        for block in self.down:
-            x = block(x)
-            skips.append(x)
-            x = self.pool(x)
-        x = self.bottleneck(x)
-        for up, merge in zip(self.up, self.merge, strict=True):
-            x = merge(torch.cat([up(x), skips.pop()], 1))
-        return x
+        return unet_features(self, x)
 
     def summary(self) -> Summary:
         """Parameters, receptive field, picture sizes and how the output moves."""

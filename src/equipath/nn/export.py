@@ -31,6 +31,19 @@ class _Body(nn.Module):
         return enter(x)
 
 
+class Reduced(nn.Module):
+    """Mean or max over the third axis, (B, C, N, H, W) to (B, C, H, W): pooling over a group or over scales, as plain
+    arithmetic that a tracer can follow.
+    """
+
+    def __init__(self, reduce: str) -> None:
+        super().__init__()
+        self.reduce = reduce
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(2) if self.reduce == "mean" else x.amax(2)
+
+
 def _plain(module: nn.Module) -> nn.Module:
     to_plain: Callable[[], nn.Module] | None = getattr(module, "to_plain", None)
     if to_plain is not None:

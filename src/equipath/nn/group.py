@@ -20,7 +20,8 @@ from equipath.groups import group as named_group
 from equipath.kernels import fourier, regular
 from equipath.kernels.evaluate import cheaper_group_conv, open_preferences, preferred
 from equipath.nn.cache import KeptFilters
-from equipath.nn.sizes import check_numbers
+from equipath.nn.export import Reduced
+from equipath.nn.sizes import PADDING_MODES, check_numbers, check_stride
 
 # Pairs of fields, by the group's order, below which the Fourier transform never pays: the cost model is not asked.
 FEW = {4: 70, 8: 24}
@@ -46,26 +47,6 @@ def _check_regular(x: Tensor, channels: int | None, order: int | None, who: str)
     if not fits:
         c, g = ("C" if channels is None else channels), ("G" if order is None else order)
         raise ValueError(f"{who} takes a regular field (B, {c}, {g}, H, W); got {tuple(x.shape)}")
-
-
-def _check_stride(x: Tensor, window: int, stride: int, padding: int, who: str) -> None:
-    """A strided grid of samples commutes with turns only if it ends as far from one edge as from the
-    other."""
-    for size in x.shape[-2:]:
-        left = size + 2 * padding - window
-        if left < 0:
-            raise ValueError(
-                f"{who} got {x.shape[-2]} x {x.shape[-1]} pixels, smaller than its window of {window} "
-                f"with padding {padding}"
-            )
-        if left % stride:
-            raise ValueError(
-                f"{who} with stride {stride} does not commute with turns on {x.shape[-2]} x {x.shape[-1]} "
-                f"pixels: "
-                f"its samples are not centred. Sizes N with N = {(window - 2 * padding) % stride} modulo "
-                f"{stride} work, "
-                f"such as {size - left % stride} or {size - left % stride + stride}"
-            )
 
 
 class _GroupConvolution(nn.Module):
@@ -125,10 +106,8 @@ class _GroupConvolution(nn.Module):
             raise ValueError(
                 f"{who}: {in_channels} and {out_channels} channels do not divide into groups={groups}"
             )
-        if padding_mode not in ("zeros", "reflect", "replicate", "circular"):
-            raise ValueError(
-                f"{who}: padding_mode={padding_mode!r}; torch knows zeros, reflect, replicate, circular"
-            )
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(f"{who}: padding_mode={padding_mode!r}; torch knows {', '.join(PADDING_MODES)}")
         self.padding_mode = padding_mode
         first, second = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
         planes = (self.group.order,) if self.filter_on_group else ()
@@ -202,7 +181,7 @@ class _GroupConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self._check_input(x)
         window = self.dilation * (self.kernel_size - 1) + 1
-        _check_stride(x, window, self.stride, self.padding, type(self).__name__)
+        check_stride(x, window, self.stride, self.padding, type(self).__name__)
         return self._plainly(x)
 
     def _plainly(self, x: Tensor) -> Tensor:
@@ -357,7 +336,7 @@ class GroupConv2d(_GroupConvolution):
         self._check_input(x)
         window = self.dilation * (self.kernel_size - 1) + 1
         if self.stride > 1 or x.shape[3] < window or x.shape[4] < window:  # else nothing can be wrong
-            _check_stride(x, window, self.stride, self.padding, "GroupConv2d")
+            check_stride(x, window, self.stride, self.padding, "GroupConv2d")
         if self.evaluation(x) == "expand":
             y = self._plainly(x)
             if not is_compiling() and self._few and self.padding_mode == "zeros" and not open_preferences:
@@ -512,18 +491,7 @@ class GroupPool(nn.Module):
 
     def to_plain(self) -> nn.Module:
         """The same layer in plain torch, for the exported network."""
-        return _PlaneReduction(self.reduce)
-
-
-class _PlaneReduction(nn.Module):
-    """Only the arithmetic of ``GroupPool``, which a tracer can follow into torch's own operations."""
-
-    def __init__(self, reduce: str) -> None:
-        super().__init__()
-        self.reduce = reduce
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(2) if self.reduce == "mean" else x.amax(2)
+        return Reduced(self.reduce)
 
 
 class _SpatialPool(nn.Module):
@@ -547,7 +515,7 @@ class _SpatialPool(nn.Module):
 
     def _check(self, x: Tensor) -> None:
         _check_regular(x, None, None, type(self).__name__)
-        _check_stride(x, self.kernel_size, self.stride, self.padding, type(self).__name__)
+        check_stride(x, self.kernel_size, self.stride, self.padding, type(self).__name__)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"

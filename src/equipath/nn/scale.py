@@ -28,10 +28,10 @@ from equipath.kernels.gaussian import (
 )
 from equipath.kernels.hermite import hermite_radii, hermite_taps
 from equipath.kernels.separable import derivative_orders, evaluations, scale_conv2d, separable_basis
-from equipath.nn.sizes import check_numbers
+from equipath.nn.export import Reduced
+from equipath.nn.sizes import PADDING_MODES, check_numbers, check_windows
 
 MODES = ("constrained", "fixed", "free")
-PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 def _fold(x: Tensor) -> Tensor:
@@ -526,11 +526,7 @@ class ScaleMaxPool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         _check_field(x, None, None, "ScaleMaxPool2d")
         k = self.kernel_size
-        if x.shape[-2] % k or x.shape[-1] % k:
-            raise ValueError(
-                f"pooling by {k} wants heights and widths that are multiples of {k}; got {x.shape[-2]} x "
-                f"{x.shape[-1]}: the pixels left over would lie on one side only"
-            )
+        check_windows(x, k)
         return _unfold(F.max_pool2d(_fold(x), k), x.shape[2])
 
     def to_plain(self) -> nn.Module:
@@ -573,7 +569,7 @@ class ScaleProjection(nn.Module):
 
     def to_plain(self) -> nn.Module:
         """The same layer in plain torch, for the exported network."""
-        return _PlainProjection(self.reduce)
+        return Reduced(self.reduce)
 
     def extra_repr(self) -> str:
         return self.reduce
@@ -641,17 +637,6 @@ class _PlainFold(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.planar(x.movedim(2, 0).flatten(0, 1))
         return y.unflatten(0, (x.shape[2], -1)).movedim(0, 2)
-
-
-class _PlainProjection(nn.Module):
-    """Only the arithmetic of ``ScaleProjection``."""
-
-    def __init__(self, reduce: str) -> None:
-        super().__init__()
-        self.reduce = reduce
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.amax(2) if self.reduce == "max" else x.mean(2)
 
 
 def _plain_copy(layer: nn.Module, kind: type[nn.Module]) -> nn.Module:

@@ -6,10 +6,14 @@ size: ``N ≡ remainder (mod step)``.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+"""How torch fills what a filter sees beyond the picture."""
 
 
 def check_numbers(x: Tensor, like: Tensor, who: str) -> None:
@@ -66,6 +70,39 @@ def check_picture(x: Tensor, channels: int, like: Tensor, who: str) -> None:
     elif x.dim() == 4 and x.shape[1] == 1:
         hint = f": a grey picture as {channels} equal channels is x.expand(-1, {channels}, -1, -1)"
     raise ValueError(f"{who} takes pictures (B, {channels}, H, W); got {tuple(x.shape)}{hint}")
+
+
+def check_stride(x: Tensor, window: int, stride: int, padding: int, who: str) -> None:
+    """Raise unless a strided grid of samples ends as far from one edge as from the other: else it does not commute
+    with turns.
+
+    Args:
+        window: pixels along the side of a dilated filter or a pooling window.
+        padding: pixels at each side.
+    """
+    height, width = x.shape[-2:]
+    for size in (height, width):
+        left = size + 2 * padding - window
+        if left < 0:
+            raise ValueError(
+                f"{who} got {height} x {width} pixels, smaller than its window of {window} with padding {padding}"
+            )
+        if left % stride:
+            raise ValueError(
+                f"{who} with stride {stride} samples {height} x {width} pixels off centre, which does not commute with "
+                f"turns. Sizes N with N = {(window - 2 * padding) % stride} modulo {stride} work, such as "
+                f"{size - left % stride} or {size - left % stride + stride}"
+            )
+
+
+def check_windows(x: Tensor, side: int) -> None:
+    """Raise unless windows of ``side`` pixels, side by side, cover a picture without a rest."""
+    height, width = x.shape[-2:]
+    if height % side or width % side:
+        raise ValueError(
+            f"pooling by {side} wants heights and widths that are multiples of {side}; got {height} x {width}: the "
+            "pixels left over would lie on one side only"
+        )
 
 
 @dataclass(frozen=True)
@@ -127,3 +164,23 @@ class SizeContract:
             else f"multiples of {self.step}"
         )
         return f"heights and widths that are {kind} ({', '.join(map(str, first))}, …)"
+
+
+def at_valid_size(model: Any, x: Tensor, like: Tensor) -> tuple[Tensor, int, int]:
+    """A network's input at a size that it takes, and the row and column where the picture starts in it.
+
+    Args:
+        model: a network with ``in_channels``, ``sizes`` and ``pad_to_valid``: whether other sizes are padded or an
+            error.
+        like: one of its weights.
+
+    Raises:
+        TypeError, ValueError: see ``check_picture`` and ``SizeContract.check``.
+    """
+    who = type(model).__name__
+    check_picture(x, model.in_channels, like, who)
+    sizes: SizeContract = model.sizes
+    if model.pad_to_valid:
+        return sizes.pad(x)
+    sizes.check(x, who)
+    return x, 0, 0

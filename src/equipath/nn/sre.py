@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from equipath.kernels.basis import basis_conv2d, crop_filters, evaluation, expand_filters
 from equipath.kernels.rings import ring_basis, ring_count, ring_sizes
 from equipath.nn.cache import KeptFilters
-from equipath.nn.sizes import check_numbers
-
-PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+from equipath.nn.sizes import PADDING_MODES, check_numbers, check_stride, check_windows
 
 
 class _SREBase(nn.Module):
@@ -163,15 +161,8 @@ class SREConv2d(_SREBase):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        for size in x.shape[-2:]:
-            rest = size + 2 * self.padding - self.dilation * (self.kernel_size - 1) - 1
-            if rest < 0 or rest % self.stride:
-                raise ValueError(
-                    f"SREConv2d got a picture of {x.shape[-2]} x {x.shape[-1]} pixels: kernel size "
-                    f"{self.kernel_size}, padding {self.padding} and stride {self.stride} sample {size} "
-                    "pixels off centre, which breaks equivariance. Sizes N with (N + 2·padding - "
-                    "dilation·(kernel_size - 1) - 1) a multiple of the stride do"
-                )
+        window = self.dilation * (self.kernel_size - 1) + 1
+        check_stride(x, window, self.stride, self.padding, "SREConv2d")
         padding = self.padding
         if self.padding_mode != "zeros" and padding:
             x, padding = F.pad(x, (padding,) * 4, mode=self.padding_mode), 0
@@ -274,12 +265,7 @@ class EvenAvgPool2d(nn.Module):
         self.kernel_size = kernel_size
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-2] % self.kernel_size or x.shape[-1] % self.kernel_size:
-            raise ValueError(
-                f"pooling by {self.kernel_size} wants heights and widths that are multiples of "
-                f"{self.kernel_size}; got {x.shape[-2]} x {x.shape[-1]}: the pixels left over would lie on "
-                "one side only"
-            )
+        check_windows(x, self.kernel_size)
         return F.avg_pool2d(x, self.kernel_size)
 
     def to_plain(self) -> nn.AvgPool2d:

@@ -20,10 +20,9 @@ from equipath.kernels.basis import basis_conv2d, crop_filters, evaluation, expan
 from equipath.kernels.evaluate import dense_conv2d, open_preferences
 from equipath.kernels.radial import planar_bank, tyings
 from equipath.nn.cache import KeptFilters
-from equipath.nn.sizes import check_numbers
+from equipath.nn.sizes import PADDING_MODES, check_numbers, check_stride, check_windows
 
 GROUPS = {"O(2)": True, "SO(2)": False}
-PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 class Fields(NamedTuple):
@@ -241,15 +240,7 @@ class SteerableConv2d(nn.Module):
                 f"SteerableConv2d wants {self.in_fields.scalars} scalars and {self.in_fields.vectors} vectors as "
                 f"(B, {self.in_fields.channels}, H, W); got {tuple(x.shape)}"
             )
-        for size in x.shape[-2:]:
-            rest = size + 2 * self.padding - self.kernel_size
-            if rest < 0 or rest % self.stride:
-                raise ValueError(
-                    f"SteerableConv2d got a picture of {x.shape[-2]} x {x.shape[-1]} pixels: kernel size "
-                    f"{self.kernel_size}, padding {self.padding} and stride {self.stride} sample {size} pixels off "
-                    "centre, which breaks equivariance. Sizes N with (N + 2·padding - kernel_size) a multiple "
-                    "of the stride do"
-                )
+        check_stride(x, self.kernel_size, self.stride, self.padding, "SteerableConv2d")
         padding = self.padding
         if self.padding_mode != "zeros" and padding:
             x, padding = F.pad(x, (padding,) * 4, mode=self.padding_mode), 0
@@ -426,11 +417,7 @@ class SteerablePool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         k = self.kernel_size
         _check(x, self.layout, "SteerablePool2d")
-        if x.shape[-2] % k or x.shape[-1] % k:
-            raise ValueError(
-                f"pooling by {k} wants heights and widths that are multiples of {k}; got {x.shape[-2]} x "
-                f"{x.shape[-1]}: the pixels left over would lie on one side only"
-            )
+        check_windows(x, k)
         return self.body(x)
 
     def body(self, x: Tensor) -> Tensor:

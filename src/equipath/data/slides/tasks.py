@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from equipath.data.items import IGNORE, SPLITS, Items, check_split
+from equipath.data.nct_crc import CLASSES as NCT_CRC_CLASSES
 
 from .geometry import Grid
 from .noise import hash_lattice, unit
@@ -283,17 +284,7 @@ class TexturePatches(Rendered):
     """Colon patches of one tissue each, `label` by NCT-CRC's nine classes."""
 
     task = "texture"
-    names_of_classes = (
-        "adipose",
-        "background",
-        "debris",
-        "lymphocytes",
-        "mucus",
-        "smooth muscle",
-        "normal mucosa",
-        "stroma",
-        "tumour epithelium",
-    )
+    names_of_classes = NCT_CRC_CLASSES
     materials = ("fat", "glass", "necrosis", "lymphoid", "mucus", "muscle", "lamina", "stroma", "bed")
     kinds = ("colon",)
 
