@@ -10,7 +10,6 @@ field; in the full set each picture stands for itself.
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,16 @@ import numpy as np
 from PIL import Image
 
 from equipath.data.fetch import RemoteFile, Source
-from equipath.data.items import DataError, Items, check_split, check_task, data_root, read_array, split_of
+from equipath.data.items import (
+    DataError,
+    Items,
+    check_split,
+    check_task,
+    data_root,
+    read_array,
+    read_table,
+    split_of,
+)
 
 
 def is_stained(image: np.ndarray) -> bool:
@@ -53,8 +61,8 @@ def pairs(folder: Path) -> list[tuple[str, str, Path, Path]]:
     top = folder / "converted" if (folder / "converted" / "kept.json").exists() else folder
     groups: dict[str, str] = {}
     if (top / "groups.csv").exists():
-        with (top / "groups.csv").open(newline="") as file:
-            groups = {row["image"]: row["field_group"] for row in csv.DictReader(file)}
+        rows = read_table(top / "groups.csv", ("image", "field_group"))
+        groups = {row["image"]: row["field_group"] for row in rows}
     return [
         (p.stem, groups.get(p.name, p.stem), p, top / "masks" / p.name)
         for p in sorted((top / "images").glob("*.png"))

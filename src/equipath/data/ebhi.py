@@ -10,13 +10,21 @@ images and several stages, and are split whole. A smaller copy (``images/<stage>
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 from typing import Any
 
 from equipath.data.fetch import RemoteFile, Source
-from equipath.data.items import DataError, Items, check_split, check_task, data_root, read_array, split_of
+from equipath.data.items import (
+    DataError,
+    Items,
+    check_split,
+    check_task,
+    data_root,
+    read_array,
+    read_table,
+    split_of,
+)
 
 STAGES = ("Normal", "Polyp", "Low-grade IN", "High-grade IN", "Serrated adenoma", "Adenocarcinoma")
 _CASE = re.compile(r"^[A-Za-z]*(\d+)")
@@ -34,19 +42,18 @@ def pairs(folder: Path) -> list[tuple[str, str, str, Path, Path]]:
                     found.append((f"{stage}/{image.stem}", stage, f"case_{match[1]}", image, mask))
     table = folder / "groups.csv"
     if not found and table.exists():
-        with table.open(newline="") as file:
-            for row in csv.DictReader(file):
-                stage = row["class"].replace("_", " ")
-                path = Path(row["image"])
-                found.append(
-                    (
-                        f"{stage}/{path.stem}",
-                        stage,
-                        row["case_group"],
-                        folder / "images" / path,
-                        folder / "masks" / path,
-                    )
+        for row in read_table(table, ("class", "image", "case_group")):
+            stage = row["class"].replace("_", " ")
+            path = Path(row["image"])
+            found.append(
+                (
+                    f"{stage}/{path.stem}",
+                    stage,
+                    row["case_group"],
+                    folder / "images" / path,
+                    folder / "masks" / path,
                 )
+            )
     return found
 
 

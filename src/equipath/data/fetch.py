@@ -693,11 +693,14 @@ def _fetch_locked(
 
 
 def status(source: Source, root: str | os.PathLike[str] | None = None) -> tuple[str, str]:
-    """Return one of ``installed``, ``partial``, ``missing`` and, in words, what is there."""
+    """Return one of ``installed``, ``partial``, ``damaged``, ``missing`` and, in words, what is there."""
     folder = data_root(root) / source.folder
     if not folder.is_dir():
         return "missing", ""
-    what = source.found(folder)
+    try:
+        what = source.found(folder)
+    except (DataError, OSError, ValueError) as error:
+        return "damaged", str(error)
     if what is not None:
         return "installed", what
     parts = sorted(p.name for p in folder.rglob("*.part"))

@@ -40,6 +40,7 @@ __all__ = [
     "nested",
     "read_array",
     "read_folder",
+    "read_table",
     "split_of",
     "write_folder",
 ]
@@ -157,6 +158,12 @@ class Items(Dataset):
             item["mask"] = (instances > 0).long()
         if "mask" in raw:
             item["mask"] = torch.from_numpy(np.asarray(raw.pop("mask"), dtype=np.int64))
+        picture = tuple(item["image"].shape[-2:])
+        if "mask" in item and tuple(item["mask"].shape) != picture:
+            raise DataError(
+                f"{self.name}: the mask of {self._names[position]} has shape {tuple(item['mask'].shape)} and its "
+                f"picture {picture[0]} x {picture[1]} pixels; they do not belong together. Fetch the set again."
+            )
         item["patient"] = self._patients[position]
         item["mpp"] = float(raw.pop("mpp", math.nan))
         item["name"] = self._names[position]
@@ -213,6 +220,25 @@ def read_array(path: str | os.PathLike[str], mode: str | None = "RGB") -> np.nda
         ) from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a table in CSV, by the names in its first line.
+
+    Raises:
+        DataError: the file is no table, or lacks one of ``columns``.
+    """
+    try:
+        with path.open(newline="") as file:
+            table = csv.DictReader(file)
+            rows, there = list(table), table.fieldnames or ()
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{path} is no table ({error}); delete it and fetch the data set again.") from error
+    if missing := [name for name in columns if name not in there]:
+        raise DataError(
+            f"{path} lacks {', '.join(missing)}; it wants the columns {', '.join(columns)}. Fetch the data set again."
+        )
+    return rows
 
 
 def _rank(group: str, seed: int) -> str:

@@ -13,7 +13,6 @@ converted arrays, the HDF5 files, and ``{train,valid,test}.tar`` of JPEGs with a
 
 from __future__ import annotations
 
-import csv
 import io
 import tarfile
 import warnings
@@ -25,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from equipath.data.fetch import RemoteFile, Source
-from equipath.data.items import DataError, Items, check_split, check_task, data_root
+from equipath.data.items import DataError, Items, check_split, check_task, data_root, read_table
 
 MPP = 0.972
 CLASSES = ("normal", "tumour")
@@ -232,9 +231,11 @@ def _slides(folder: Path, split: str, labels: np.ndarray) -> list[str] | None:
     path = folder / (_STEM.format(split, "meta") + ".csv")
     if not path.exists():
         return None
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if len(rows) != len(labels) or not rows or not {"wsi", "center_tumor_patch"} <= rows[0].keys():
+    try:
+        rows = read_table(path, ("wsi", "center_tumor_patch"))
+    except DataError:
+        rows = []
+    if len(rows) != len(labels) or not rows:
         warnings.warn(
             f"{path} does not belong to the {len(labels)} patches of {split}; slides are taken as not known.",
             stacklevel=4,
@@ -253,12 +254,10 @@ def _slides(folder: Path, split: str, labels: np.ndarray) -> list[str] | None:
 
 @lru_cache(maxsize=6)
 def _table_cached(folder: str, split: str) -> tuple[list[str], list[int]]:
-    with (Path(folder) / f"{split}.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"image", "label"} <= rows[0].keys():
-        raise DataError(
-            f"{Path(folder) / (split + '.csv')} must have the columns image,label and at least one row."
-        )
+    path = Path(folder) / f"{split}.csv"
+    rows = read_table(path, ("image", "label"))
+    if not rows or not {row["label"] for row in rows} <= {"0", "1"}:
+        raise DataError(f"{path} wants at least one row, and labels of 0 and 1. Put a whole copy there.")
     return [row["image"] for row in rows], [int(row["label"]) for row in rows]
 
 

@@ -772,6 +772,22 @@ def test_a_damaged_table_is_said(tmp_path, text):
         read_folder(tmp_path / "out")
 
 
+def test_tables_and_masks_that_do_not_fit_are_said(tmp_path):
+    table = tmp_path / "ebhi_seg" / "groups.csv"
+    table.parent.mkdir()
+    for body, says in ((b"a,b\n1,2\n", "lacks class, image, case_group"), (b"\xff\xfe\x00", "is no table")):
+        table.write_bytes(body)
+        with pytest.raises(DataError, match=says):
+            data.load("ebhi", root=tmp_path)
+        assert status(data.SOURCES["ebhi"], tmp_path)[0] == "damaged"
+    for k, values in enumerate((np.zeros((4, 5, 3), np.uint8), np.zeros((4, 4), np.uint8))):
+        path = tmp_path / "tnbc" / ("images", "masks")[k] / "01_1.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(values).save(path)
+    with pytest.raises(DataError, match=r"mask of 01_1 has shape \(4, 4\) and its picture 4 x 5"):
+        data.load("tnbc", root=tmp_path)[0]
+
+
 def test_items_out_of_range_and_bad_arguments():
     items = Items(
         name="x", task="t", split="train", classes=(), names=["a"], patients=["p"], read=lambda _: {}
