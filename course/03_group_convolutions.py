@@ -1422,27 +1422,29 @@ question_who.reveal(
 # run gunet` make more of them.
 
 # %%
-print("Patches: tumour or not      published, all of PCam      stored runs, real PCam, all patches")
-print(f"{'':16} {'NLL':>8} {'accuracy':>9} {'AUC':>7} {'runs':>8} {'NLL':>8} {'accuracy':>9} {'AUC':>7}")
+print("Patches: tumour or not   published   | stored runs, real PCam, all patches")
+print(f"{'':14} {'NLL':>6} {'acc.':>5} {'AUC':>5}   | {'NLL':>13} {'accuracy':>11} {'AUC':>11} {'runs':>5}")
 stored = results.load("pcam", data="pcam")
 for arm, (loss, right, area) in pcam.PUBLISHED.items():
     runs = [r for r in stored if r["config"]["model"] == arm and r["config"]["fraction"] == 1]
-    if not runs:
-        continue
-    ours = [results.cell(runs, *what) if runs else "–" for what in (("nll", 3), ("accuracy", 1, 100), ("auc", 1, 100))]
-    print(f"{arm:16} {loss:8.3f} {right:9.1f} {area:7.1f} {len(runs):8} {ours[0]:>8} {ours[1]:>9} {ours[2]:>7}")
+    if runs:
+        ours = [results.cell(runs, *what) for what in (("nll", 3), ("accuracy", 1, 100), ("auc", 1, 100))]
+        text = f"{ours[0]:>13} {ours[1]:>11} {ours[2]:>11} {len(runs):5}"
+        print(f"{arm:14} {loss:6.3f} {right:5.1f} {area:5.1f}   | {text}")
 print()
-print("Segmentation, Dice in percent, by share of the training data: published (PCam, 320²) | stored runs (EBHI), mean of seeds")
+print("Segmentation: Dice in percent, by share of the training patients")
+print(f"{'':12} {'published (PCam, 320²)':>26}   | stored runs (EBHI), mean of seeds")
 stored = results.load("gunet", data="ebhi")
 shares = (1.0, 0.5, 0.25, 0.125)
-print(f"{'':16} " + " ".join(f"{100 * s:>6g} %" for s in shares) + "  | " + " ".join(f"{100 * s:>6g} %" for s in shares))
+heads = " ".join(f"{f'{100 * s:g} %':>6}" for s in shares)
+print(f"{'':12} {heads}   | {heads}")
 for arm in ("P4M U-Net", "U-Net+", "U-Net+ long"):
     cells = [gunet.PUBLISHED.get(arm, {}).get(s) for s in shares]
     for s in shares:
         found = [r for r in stored if r["config"]["model"] == arm and r["config"]["fraction"] == s]
         cells.append(100 * sum(r["metrics"]["dice"] for r in found) / len(found) if found else None)
-    text = [f"{'–' if c is None else f'{c:.1f}':>8}" for c in cells]
-    print(f"{arm:16} " + " ".join(text[:4]) + "  | " + " ".join(text[4:]))
+    text = [f"{'–' if c is None else f'{c:.1f}':>6}" for c in cells]
+    print(f"{arm:12} " + " ".join(text[:4]) + "   | " + " ".join(text[4:]))
 
 # %% [markdown]
 # In the papers the equivariant network is best in every column, in segmentation at every share of the data. Ours
