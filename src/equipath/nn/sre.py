@@ -6,12 +6,16 @@ picture, and these layers refuse sizes for which it is not.
 """
 
 import math
+from collections.abc import Callable
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling, is_dynamo_compiling
 
 from equipath.kernels.basis import basis_conv2d, crop_filters, evaluation, expand_filters
+from equipath.kernels.evaluate import dense_conv2d, open_preferences
 from equipath.kernels.rings import ring_basis, ring_count, ring_sizes
 from equipath.nn.cache import KeptFilters
 from equipath.nn.sizes import PADDING_MODES, check_numbers, check_stride, check_windows
@@ -71,7 +75,13 @@ class _SREBase(nn.Module):
 
     def _dense(self) -> Tensor:
         """The dense filters, remembered while no gradient is wanted and the weights stay what they are."""
-        return self._kept.get("dense", self.weight, lambda w: expand_filters(w, self.basis.to(w.dtype)))
+        return self._kept.get("dense", self.weight, self._densely)
+
+    def _densely(self, weight: Tensor) -> Tensor:
+        return expand_filters(weight, self.basis.to(weight.dtype))
+
+    def _densely_last(self, weight: Tensor) -> Tensor:
+        return self._densely(weight).contiguous(memory_format=torch.channels_last)
 
     def _cropped(self) -> list[Tensor]:
         half = self.kernel_size // 2
@@ -120,6 +130,8 @@ class SREConv2d(_SREBase):
     torch.Size([1, 8, 20, 24])
     """
 
+    _known: torch.Size | None = None  # the last shape of input that was looked at and expanded
+
     def __init__(
         self,
         in_channels: int,
@@ -159,13 +171,29 @@ class SREConv2d(_SREBase):
             dtype,
         )
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._known = None  # moved or cast: its inputs are looked at anew
+        return super()._apply(fn, recurse)
+
     def forward(self, x: Tensor) -> Tensor:
+        known = self._known  # in a small layer each line of Python shows: see GroupConv2d
+        if known is not None and not is_dynamo_compiling() and type(x) is Tensor and x.shape == known:
+            weight = self._parameters.get("weight")
+            if weight is not None and x.is_cpu and x.dtype == weight.dtype and not open_preferences:
+                # torch brings filters into the order of the picture at every call, unless they have it
+                last = x.is_contiguous(memory_format=torch.channels_last)
+                taps = self._kept.get_eagerly(
+                    "dense last" if last else "dense", weight, self._densely_last if last else self._densely
+                )
+                return dense_conv2d(x, taps, self.bias, self.stride, self.padding, self.dilation, self.groups)
         self._check(x)
         window = self.dilation * (self.kernel_size - 1) + 1
         check_stride(x, window, self.stride, self.padding, "SREConv2d")
         padding = self.padding
         if self.padding_mode != "zeros" and padding:
             x, padding = F.pad(x, (padding,) * 4, mode=self.padding_mode), 0
+        elif not is_compiling() and not open_preferences:
+            self._known = x.shape if self.evaluation(x) == "expand" else None
         return basis_conv2d(
             x, self.out_channels, self.kernel_size, self._supports, self._cropped, lambda: self.weight,
             self._dense, self.bias, self.stride, padding, self.dilation, self.groups,

@@ -244,3 +244,34 @@ def test_filters_are_rotationally_symmetric_planes():
     for a in range(8):
         torch.testing.assert_close(P4M.act(filters, a), filters)
     assert F.conv2d(torch.ones(1, 2, 11, 11), filters).shape == (1, 2, 1, 1)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_short_way_asks_what_the_long_one_asks(bias, last):
+    """An input of the last shape goes straight on, unless anything else about it or the layer is different."""
+    layer = SREConv2d(2, 4, 5, padding=2, groups=2, bias=bias)
+    x = torch.randn(2, 2, 7, 6)
+    if last:
+        x = x.to(memory_format=torch.channels_last)
+    first = layer(x)
+    assert layer._known == x.shape
+    torch.testing.assert_close(layer(x), first)
+    torch.testing.assert_close(layer.to_plain()(x), first)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), first)
+        torch.testing.assert_close(layer(x.flip(-1)), first.flip(-1))
+    with pytest.raises(TypeError, match="takes a tensor"):
+        layer(x.tolist())
+    with pytest.raises(ValueError, match="float64"):
+        layer(x.double())
+    with pytest.raises(ValueError, match=r"\(B, 2, H, W\)"):
+        layer(x[:, :1])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    mine = torch.autograd.grad(layer(x).square().sum(), layer.weight)
+    with prefer("factor"):  # which has no say in a layer of groups, but takes the long way
+        torch.testing.assert_close(mine, torch.autograd.grad(layer(x).square().sum(), layer.weight))
+    layer.double()
+    assert layer._known is None
+    torch.testing.assert_close(layer(x.double()).float(), first)
