@@ -121,20 +121,33 @@ def _blocks(images: int, rows: int, columns: int, bytes_per_place: int) -> list[
 
 
 class _Plan:
-    """The gathered and transformed blocks of one padded field, in the order they are wanted."""
+    """The gathered and transformed blocks of one field (B, C, G, H, W), in the order they are wanted.
 
-    def __init__(self, padded: Tensor, group: Group, k: int, dilation: int, flip: bool) -> None:
-        self.padded, self.group, self.k, self.dilation, self.flip = padded, group, k, dilation, flip
-        b, hp, wp, g, c = padded.shape
-        self.height, self.width = hp - dilation * (k - 1), wp - dilation * (k - 1)
-        self.signal = fourier_matrices(group)[0].to(padded)
-        self.blocks = _blocks(b, self.height, self.width, g * k * k * c * padded.element_size())
+    It is padded, and its channels laid side by side, for the pictures of one block at a time.
+    """
+
+    def __init__(self, x: Tensor, padding: int, group: Group, k: int, dilation: int, flip: bool) -> None:
+        self.x, self.padding, self.group = x, padding, group
+        self.k, self.dilation, self.flip = k, dilation, flip
+        b, c, g, h, w = x.shape
+        shrink = dilation * (k - 1) - 2 * padding
+        self.height, self.width = h - shrink, w - shrink
+        self.signal = fourier_matrices(group)[0].to(x)
+        self.blocks = _blocks(b, self.height, self.width, g * k * k * c * x.element_size())
+        self._held: tuple[int, int, Tensor] | None = None
+
+    def _padded(self, b: int, images: int) -> Tensor:
+        if self._held is None or self._held[:2] != (b, images):
+            self._held = None  # let go before the next takes its place
+            self._held = b, images, _rows_last(self.x[b : b + images], self.padding)
+        return self._held[2]
 
     def block(self, b: int, images: int, y: int, rows: int) -> Tensor:
         """(G irrep entries, places, T · C) of one block."""
-        _, hp, wp, g, c = self.padded.shape
+        padded = self._padded(b, images)
+        _, hp, wp, g, c = padded.shape
         reach = rows + self.dilation * (self.k - 1)
-        piece = self.padded[b : b + images, y : y + reach]
+        piece = padded[:, y : y + reach]
         table = _gather_table(
             self.group,
             self.k,
@@ -206,7 +219,7 @@ class _FourierConv(torch.autograd.Function):
             found = iter(torch.autograd.grad(y, kept, grads[0], create_graph=True))
             return *(next(found) if w else None for w in wanted), None, None, None
         o, i, g, k, _ = weight.shape
-        plan = _Plan(_rows_last(grads[0], dilation * (k - 1) - padding), group, k, dilation, True)
+        plan = _Plan(grads[0], dilation * (k - 1) - padding, group, k, dilation, True)
         _, kernel, ones, rows = fourier_matrices(group)
         grad_weight = None
         filters = filter_transform(_backward_filters(weight, group), group) if wanted[0] else None
@@ -235,7 +248,7 @@ def convolve_transformed(
     x: Tensor, filters: tuple[Tensor, Tensor], group: Group, kernel_size: int, padding: int, dilation: int = 1
 ) -> Tensor:
     """The convolution with filters already transformed (they can be kept for inference). No gradients."""
-    plan = _Plan(_rows_last(x, padding), group, kernel_size, dilation, False)
+    plan = _Plan(x, padding, group, kernel_size, dilation, False)
     out = x.new_empty(x.shape[0], filters[0].shape[-1], group.order, plan.height, plan.width)
     rows = fourier_matrices(group)[3]
     for block in plan.blocks:
