@@ -244,6 +244,8 @@ class Pairs(Dataset):
             target = next((name for name in ("mask", "label") if name in first), None)
             if target is None:
                 raise ValueError(f"items have {', '.join(first)}, neither mask nor label; name the target.")
+        if size is not None and size < 1:
+            raise ValueError(f"got a crop of {size} pixels; it has at least 1, or is None for whole images.")
         self.items, self.target, self.size = items, target or "label", size
 
     def __len__(self) -> int:

@@ -95,6 +95,7 @@ def test_train_says_in_a_sentence_what_does_not_fit(call, small):
         (("unet", "--data", "labels"), "unet wants a mask for each picture; labels has none"),
         (("unet", "--data", "nothing"), "training set is empty"),
         (("unet", "--data", "both", "--crop", "99"), "16 x 16 pixels has no central 99 x 99"),
+        (("unet", "--data", "both", "--crop", "0"), "got a crop of 0 pixels"),
         (("unet", "--data", "both", "--optimizer", "lion"), "known are 'adam', 'sgd'"),
     ):
         done = call("train", *words)
