@@ -301,19 +301,25 @@ def pair_errors(moved: Tensor, seen: Tensor, border: int) -> Tensor:
     """Eq. 12 between two scale fields (N, C, S, H, W) on one grid, ``border`` pixels at the edges left out.
 
     Entry (k, k') is ``mean_i ||moved_k - seen_k'||² / ||moved_k||²``; moved is the transformed answer for the
-    picture, seen the answer for the transformed picture. With S = 1 it is eq. 10.
+    picture, seen the answer for the transformed picture. With S = 1 it is eq. 10. Pictures on which scale k is
+    silent (zero everywhere) have no such ratio and are left out; NaN if none is left.
 
     Returns: (S, S) float64.
     """
+    return _pair_ratios(moved, seen, border).nanmean(0)
+
+
+def _pair_ratios(moved: Tensor, seen: Tensor, border: int) -> Tensor:
+    """The ratios whose mean eq. 12 takes, (N, S, S) float64, NaN where scale k of a picture is silent."""
     inner = (..., slice(border, moved.shape[-2] - border), slice(border, moved.shape[-1] - border))
     a, b = moved[inner].double(), seen[inner].double()
-    size = a.square().sum((1, 3, 4)).clamp_min(1e-30)  # (N, S)
+    size = a.square().sum((1, 3, 4))  # (N, S)
     scales = range(a.shape[2])
-    rows = [
-        [((a[:, :, k] - b[:, :, j]).square().sum((1, 2, 3)) / size[:, k]).mean() for j in scales]
-        for k in scales
-    ]
-    return torch.tensor(rows, dtype=torch.float64)
+    apart = torch.stack(
+        [torch.stack([(a[:, :, k] - b[:, :, j]).square().sum((1, 2, 3)) for j in scales], 1) for k in scales],
+        1,
+    )
+    return torch.where(size > 0, apart.movedim(2, 0) / size, torch.nan).movedim(0, 2)
 
 
 def _rescaled(x: Tensor, size: int) -> Tensor:
@@ -332,7 +338,8 @@ def measure(net: nn.Module, fields: Fields, scales: Sequence[float] = SCALES) ->
         ``class_iou``: of each class, the mean over the scales, for the final answer (P_Ens for SEUNet).
         ``error``: eq. 10 for the last feature field, at every scale but 1. For a network of several scales each
         scale k of the picture is compared with the scale k' of the rescaled picture that fits it best, then
-        the mean over k is taken (the paper does not say how it paired them); ``mean_error``.
+        the mean over k is taken (the paper does not say how it paired them); ``mean_error``. ``silent``: the
+        share of pictures and scales that have no error, since their features are zero.
         ``answer_error``, ``mean_answer_error``: eq. 10 for the probabilities that the network finally gives
         (P_Ens for SEUNet), where nothing is paired.
         ``pairs``: the matrices (eq. 12) of the last field at every scale.
@@ -340,7 +347,7 @@ def measure(net: nn.Module, fields: Fields, scales: Sequence[float] = SCALES) ->
     net.eval()
     classes = len(fields.classes)
     counts: dict[str, np.ndarray] = {}
-    pairs: dict[float, Tensor] = {}
+    ratios: dict[float, list[Tensor]] = {scale: [] for scale in scales if scale != 1}
     answers = dict.fromkeys(scales, 0.0)
     step = max(1, int(BATCH_PIXELS / (fields.side * max(scales)) ** 2))
     for first in range(0, fields.count, step):
@@ -357,14 +364,16 @@ def measure(net: nn.Module, fields: Fields, scales: Sequence[float] = SCALES) ->
             if scale == 1:
                 continue
             size = x.shape[-1]
-            errors = pair_errors(_rescaled(features, size), there, size // 8)
-            pairs[scale] = pairs.get(scale, 0) + errors * part / fields.count
+            ratios[scale].append(_pair_ratios(_rescaled(features, size), there, size // 8))
             moved, new = _rescaled(answer, size)[:, :, None], next(iter(found.values()))[:, :, None]
             answers[scale] += float(pair_errors(moved, new, size // 8)) * part / fields.count
-    away = [scale for scale in scales if scale != 1]
+    away = list(ratios)
+    every = {scale: torch.cat(several) for scale, several in ratios.items()}
+    pairs = {scale: found.nanmean(0) for scale, found in every.items()}
     out: dict[str, Any] = {
         "scales": list(scales),
-        "error": [float(pairs[scale].amin(1).mean()) for scale in away],
+        "error": [float(pairs[scale].amin(1).nanmean()) for scale in away],
+        "silent": [float(every[scale].isnan().double().mean()) for scale in away],
         "answer_error": [answers[scale] for scale in away],
         "pairs": [pairs[scale].tolist() for scale in away],
     }
@@ -378,7 +387,7 @@ def measure(net: nn.Module, fields: Fields, scales: Sequence[float] = SCALES) ->
     times = np.isfinite(of_classes).sum(0)  # at how many scales there was anything to say of a class
     mean = np.where(times > 0, np.nansum(of_classes, 0) / np.maximum(times, 1), np.nan)
     out["class_iou"] = dict(zip(fields.classes, mean.tolist(), strict=True))
-    out["mean_error"] = float(np.mean(out["error"]))
+    out["mean_error"] = float(torch.tensor(out["error"]).nanmean())
     out["mean_answer_error"] = float(np.mean(out["answer_error"]))
     return out | best_heads(out)
 
@@ -490,7 +499,7 @@ def run(
         # What concerns the other networks does not tell this run from others.
         del config["lrs"], config["widths"]
         config["width"] = settings.widths[ARMS.index(arm)]
-        clock = time.process_time()
+        clock, wall = time.process_time(), time.perf_counter()
         done = fit(
             net, train_set, val_set, loss=loss_of(net, weights), epochs=settings.epochs, batch_size=settings.batch,
             batches_per_epoch=settings.batches, optimizer="adam", lr=lr,
@@ -498,13 +507,15 @@ def run(
             folder=Path(folder) / arm.replace(", ", "_").replace(" ", "_") if folder else None, seed=seed,
             progress=progress, config=config,
         )  # fmt: skip
-        clock = time.process_time() - clock
+        clock, wall = time.process_time() - clock, time.perf_counter() - wall
         net = net.cpu()
         metrics = measure(net, test, SCALES) | {
             "best_epoch": done.best_epoch,
             "training_seconds": done.seconds,
-            "processor_seconds": clock,  # of this process: what others do on the machine hardly counts
         }
+        if wall >= done.seconds:  # else epochs were taken from a checkpoint
+            # Of this process: what others do on the machine hardly counts.
+            metrics["processor_seconds"] = clock
         if isinstance(net, SEUNet):
             metrics["sigma"] = [sigma.tolist() for sigma in net.sigmas]
             metrics["eta"] = net.eta.tolist()
@@ -554,6 +565,7 @@ def report(results: list[dict[str, Any]]) -> list[Any]:
         found = sorted(grouped(runs, "model").items(), key=lambda pair: ARMS.index(pair[0][0]))
         arms: Arms = [(arm, some) for (arm,), some in found]
         parts.append(_main_table(arms, data, size))
+        parts += _silent(arms)
         parts.append(_scales_picture(arms, data, size))
         if TASKS[data] == "tissue" and all("class_iou" in run["metrics"] for _, runs in arms for run in runs):
             parts.append(_classes_table(arms, data, size))
@@ -596,6 +608,21 @@ def _main_table(arms: Arms, data: str, size: str) -> Table:
         f"Mean over 17 scales on {data} ({size}). The paper's columns are for {paper_set} "
         "{cite}`yang2023`, tables 2 and 3.",
     )  # fmt: skip
+
+
+def _silent(arms: Arms) -> list[str]:
+    """Which networks have features that are zero, for which eq. 10 says nothing."""
+    shares = {
+        arm: 100 * float(np.mean([np.mean(run["metrics"].get("silent", 0)) for run in runs]))
+        for arm, runs in arms
+    }
+    words = [f"{arm} {share:.1f} %" for arm, share in shares.items() if share > 0]
+    if not words:
+        return []
+    return [
+        f"E_err divides by the size of the features. Where a scale of a picture has none but zeros it is left out: "
+        f"{', '.join(words)} of all scales and pictures."
+    ]
 
 
 def _middle(run: dict[str, Any]) -> int:

@@ -64,6 +64,18 @@ def test_an_error_of_nothing_is_nothing_and_of_unrelated_fields_about_two():
     assert pair_errors(x, torch.randn(3, 5, 2, 40, 40), 0).mean() == pytest.approx(2.0, abs=0.1)
 
 
+def test_a_silent_scale_of_a_picture_has_no_error():
+    """A network whose ReLUs are all closed at one scale made an error of 1e30 of what is 0 / 0."""
+    x, seen = torch.randn(3, 5, 2, 20, 20), torch.randn(3, 5, 2, 20, 20)
+    silent = x.clone()
+    silent[1, :, 0] = 0
+    found = pair_errors(silent, seen, 2)
+    assert torch.allclose(found[0], pair_errors(x[[0, 2]], seen[[0, 2]], 2)[0], rtol=1e-10)
+    assert torch.allclose(found[1], pair_errors(x, seen, 2)[1], rtol=1e-10)
+    silent[:, :, 0] = 0
+    assert pair_errors(silent, seen, 2)[0].isnan().all()
+
+
 def test_rare_classes_weigh_more():
     masks = torch.zeros(2, 5, 5, dtype=torch.long)
     masks[0, 0] = 1  # 5 pixels
@@ -136,6 +148,10 @@ def test_seeds_that_differ_more_than_the_settings_of_sigma_tell_no_order():
     assert "goes from 0 to 0.5;" in text
     (text,) = seunet._sigma_text([arm("SEUNet", 0.40, 0.41), arm("SEUNet, free σ", 0.46, 0.48)])
     assert "lie 6.5 points apart, the seeds of one setting up to 2.0. The smallest" in text
+    _, runs = arm("SESN", 0.1)
+    runs[0]["metrics"]["silent"] = [0.5, 0.0]
+    assert "SESN 25.0 % of all scales" in seunet._silent([("SESN", runs), arm("CNN", 0.1)])[0]
+    assert seunet._silent([arm("CNN", 0.1)]) == []
     assert "apart" not in seunet._sigma_text([arm("SEUNet", 0.4), arm("SEUNet, free σ", 0.4)])[0]
     assert seunet._sigma_text([arm("SEUNet, free σ", 0.4)]) == []
 
