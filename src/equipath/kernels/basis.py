@@ -72,10 +72,12 @@ def _depthwise(x: Tensor, taps: Tensor, padding: int, rows: tuple[int, int] | No
     """Every channel of (B, C, H, W) filtered alike; of the output, the rows from the first to before the last."""
     channels, side = x.shape[1], taps.shape[-1]
     above, below = padding, padding
-    if rows is not None:  # the rows of x that they see, and the zeros above and below
+    if rows is not None:  # the rows of x that they see, and the zeros above and below: perhaps only zeros
         first, last = rows[0] - padding, rows[1] - padding + side - 1
-        above, below = max(0, -first), max(0, last - x.shape[-2])
-        x = x[..., max(0, first) : min(last, x.shape[-2]), :]
+        top, bottom = (min(max(0, place), x.shape[-2]) for place in (first, last))
+        above = min(max(0, -first), last - first)
+        below = last - first - above - (bottom - top)
+        x = x[..., top:bottom, :]
     elif padding < 0:  # a small filter in a valid convolution: the frame it cannot need is cut off first
         x, above, below = x[..., -padding:padding, :], 0, 0
     if padding < 0:

@@ -30,7 +30,7 @@ def case(name, padding, batch=2):
 
 
 @pytest.mark.parametrize("name", BANKS)
-@pytest.mark.parametrize("padding", [0, 2, 3])
+@pytest.mark.parametrize("padding", [0, 2, 3, 6])  # 6: some rows of filters see zeros alone
 @pytest.mark.parametrize("responses", [0, 1, 2, 1000])
 def test_any_number_of_responses_at_a_time(name, padding, responses, monkeypatch):
     x, weight, factored, dense = case(name, padding)
