@@ -741,6 +741,16 @@ def _sigma_text(arms: Arms) -> list[str]:
             + (": so few runs tell no order of the settings, neither the paper's nor another."
                if within > between else ".")
         )  # fmt: skip
+        apart: dict[str, float] = {}
+        for runs in kinds.values():
+            for name in runs[0]["metrics"].get("class_iou", {}):
+                some = [100 * (run["metrics"]["class_iou"][name] or 0.0) for run in runs]
+                apart[name] = max(apart.get(name, 0.0), max(some) - min(some))
+        name = max(apart, key=lambda one: apart[one], default="")
+        if name and apart[name] / len(apart) > within / 2:
+            words.append(
+                f"Most of that is one class: of *{name}* the IoU is up to {apart[name]:.0f} points apart."
+            )
     if "SEUNet" in kinds:
         least, layer = min(
             (min(sigma), number)

@@ -146,6 +146,12 @@ def test_seeds_that_differ_more_than_the_settings_of_sigma_tell_no_order():
     assert "lie 2.0 points apart, the seeds of one setting up to 10.0: so few runs tell no order" in text
     assert "ends at 0.03 pixels, in layer 2" in text
     assert "goes from 0 to 0.5;" in text
+    assert "one class" not in text
+    fixed = arm("SEUNet, fixed σ", 0.46, 0.48)
+    for run, rare in zip(fixed[1], (0.0, 0.55), strict=True):
+        run["metrics"]["class_iou"] = {"tumour": 0.5, "necrosis": rare}
+    (text,) = seunet._sigma_text([fixed])
+    assert "one class: of *necrosis* the IoU is up to 55 points apart" in text
     (text,) = seunet._sigma_text([arm("SEUNet", 0.40, 0.41), arm("SEUNet, free σ", 0.46, 0.48)])
     assert "lie 6.5 points apart, the seeds of one setting up to 2.0. The smallest" in text
     _, runs = arm("SESN", 0.1)
