@@ -619,10 +619,17 @@ def _silent(arms: Arms) -> list[str]:
     words = [f"{arm} {share:.1f} %" for arm, share in shares.items() if share > 0]
     if not words:
         return []
-    return [
-        f"E_err divides by the size of the features. Where a scale of a picture has none but zeros it is left out: "
+    text = (
+        "E_err divides by the size of the features. Where a scale of a picture has none but zeros it is left out: "
         f"{', '.join(words)} of all scales and pictures."
-    ]
+    )
+    large = [arm for arm, runs in arms if np.mean([run["metrics"]["mean_error"] or 0 for run in runs]) > 2]
+    if large:
+        text += (
+            f" Where features are nearly zero the ratio is huge. So the mean of {' and '.join(large)}, above the 2 of "
+            "unrelated features, tells of a few pictures with hardly any features and of nothing else."
+        )
+    return [text]
 
 
 def _middle(run: dict[str, Any]) -> int:

@@ -155,8 +155,12 @@ def test_seeds_that_differ_more_than_the_settings_of_sigma_tell_no_order():
     (text,) = seunet._sigma_text([arm("SEUNet", 0.40, 0.41), arm("SEUNet, free σ", 0.46, 0.48)])
     assert "lie 6.5 points apart, the seeds of one setting up to 2.0. The smallest" in text
     _, runs = arm("SESN", 0.1)
-    runs[0]["metrics"]["silent"] = [0.5, 0.0]
-    assert "SESN 25.0 % of all scales" in seunet._silent([("SESN", runs), arm("CNN", 0.1)])[0]
+    runs[0]["metrics"] |= {"silent": [0.5, 0.0], "mean_error": 41.0}
+    other = arm("CNN", 0.1)
+    other[1][0]["metrics"]["mean_error"] = 0.1
+    (text,) = seunet._silent([("SESN", runs), other])
+    assert "SESN 25.0 % of all scales" in text
+    assert "the mean of SESN, above the 2" in text
     assert seunet._silent([arm("CNN", 0.1)]) == []
     assert "apart" not in seunet._sigma_text([arm("SEUNet", 0.4), arm("SEUNet, free σ", 0.4)])[0]
     assert seunet._sigma_text([arm("SEUNet, free σ", 0.4)]) == []
