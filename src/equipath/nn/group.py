@@ -21,7 +21,7 @@ from equipath.kernels import fourier, regular
 from equipath.kernels.evaluate import cheaper_group_conv, open_preferences, preferred
 from equipath.nn.cache import KeptFilters
 from equipath.nn.export import Reduced
-from equipath.nn.sizes import PADDING_MODES, check_numbers, check_stride
+from equipath.nn.sizes import PADDING_MODES, check_border, check_numbers, check_stride
 
 # Pairs of fields, by the group's order, below which the Fourier transform never pays: the cost model is not asked.
 FEW = {4: 70, 8: 24}
@@ -189,6 +189,7 @@ class _GroupConvolution(nn.Module):
         flat = x.flatten(1, 2) if self.planes_in else x  # (B, C G, H, W): a view
         padding = self.padding
         if padding and self.padding_mode != "zeros":
+            check_border(flat, padding, self.padding_mode, type(self).__name__)
             flat, padding = F.pad(flat, (padding,) * 4, mode=self.padding_mode), 0
         taps = self._kept.get("taps", self.weight, self._expand)
         bias = None if self.bias is None else self._plane_bias()

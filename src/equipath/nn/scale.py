@@ -29,7 +29,7 @@ from equipath.kernels.gaussian import (
 from equipath.kernels.hermite import hermite_radii, hermite_taps
 from equipath.kernels.separable import derivative_orders, evaluations, scale_conv2d, separable_basis
 from equipath.nn.export import Reduced
-from equipath.nn.sizes import PADDING_MODES, check_numbers, check_windows
+from equipath.nn.sizes import PADDING_MODES, check_border, check_numbers, check_windows
 
 MODES = ("constrained", "fixed", "free")
 
@@ -151,6 +151,7 @@ class _SeparableConvolution(_ScaleConvolution):
 
     def forward(self, x: Tensor) -> Tensor:
         planes, radii = self._planes(x), self.radii
+        check_border(x, max(radii), self.padding_mode, type(self).__name__)
         rows, columns = self._factors(radii)
         return self._biased(scale_conv2d(planes, self.weight, rows, columns, radii, self.padding_mode))
 
@@ -435,7 +436,9 @@ class DISCOConv2d(_ScaleConvolution):
 
     def forward(self, x: Tensor) -> Tensor:
         planes = []
-        for plane, dilation, reach in zip(self._planes(x), self.dilations, self.radii, strict=True):
+        planes_in = self._planes(x)
+        check_border(x, max(self.radii), self.padding_mode, type(self).__name__)
+        for plane, dilation, reach in zip(planes_in, self.dilations, self.radii, strict=True):
             padding = reach
             if self.padding_mode != "zeros" and reach:
                 plane, padding = F.pad(plane, (reach,) * 4, mode=self.padding_mode), 0

@@ -95,6 +95,16 @@ def check_stride(x: Tensor, window: int, stride: int, padding: int, who: str) ->
             )
 
 
+def check_border(x: Tensor, padding: int, mode: str, who: str) -> None:
+    """Raise unless a picture has the pixels that its border of ``padding`` pixels is filled with."""
+    height, width = x.shape[-2:]
+    if min(height, width) < padding + (mode == "reflect") and mode in ("reflect", "circular"):
+        raise ValueError(
+            f"{who} got {height} x {width} pixels, too few to fill a border of {padding} with by "
+            f"padding_mode={mode!r}; 'zeros' and 'replicate' take any size"
+        )
+
+
 def check_windows(x: Tensor, side: int) -> None:
     """Raise unless windows of ``side`` pixels, side by side, cover a picture without a rest."""
     height, width = x.shape[-2:]

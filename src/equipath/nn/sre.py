@@ -18,7 +18,7 @@ from equipath.kernels.basis import basis_conv2d, crop_filters, evaluation, expan
 from equipath.kernels.evaluate import dense_conv2d, open_preferences
 from equipath.kernels.rings import ring_basis, ring_count, ring_sizes
 from equipath.nn.cache import KeptFilters
-from equipath.nn.sizes import PADDING_MODES, check_numbers, check_stride, check_windows
+from equipath.nn.sizes import PADDING_MODES, check_border, check_numbers, check_stride, check_windows
 
 
 class _SREBase(nn.Module):
@@ -191,6 +191,7 @@ class SREConv2d(_SREBase):
         check_stride(x, window, self.stride, self.padding, "SREConv2d")
         padding = self.padding
         if self.padding_mode != "zeros" and padding:
+            check_border(x, padding, self.padding_mode, "SREConv2d")
             x, padding = F.pad(x, (padding,) * 4, mode=self.padding_mode), 0
         elif not is_compiling() and not open_preferences:
             self._known = x.shape if self.evaluation(x) == "expand" else None

@@ -20,7 +20,7 @@ from equipath.kernels.basis import basis_conv2d, crop_filters, evaluation, expan
 from equipath.kernels.evaluate import dense_conv2d, open_preferences
 from equipath.kernels.radial import planar_bank, tyings
 from equipath.nn.cache import KeptFilters
-from equipath.nn.sizes import PADDING_MODES, check_numbers, check_stride, check_windows
+from equipath.nn.sizes import PADDING_MODES, check_border, check_numbers, check_stride, check_windows
 
 GROUPS = {"O(2)": True, "SO(2)": False}
 
@@ -243,6 +243,7 @@ class SteerableConv2d(nn.Module):
         check_stride(x, self.kernel_size, self.stride, self.padding, "SteerableConv2d")
         padding = self.padding
         if self.padding_mode != "zeros" and padding:
+            check_border(x, padding, self.padding_mode, "SteerableConv2d")
             x, padding = F.pad(x, (padding,) * 4, mode=self.padding_mode), 0
         elif not is_compiling() and not open_preferences:
             self._known = x.shape if self.evaluation(x) == "expand" else None

@@ -128,6 +128,23 @@ def test_layers_look_at_numbers_too(layer, shape):
             torch.testing.assert_close(after - bias, 2 * (want - bias), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["reflect", "circular", "replicate"])
+def test_a_border_is_filled_from_what_is_there(mode):
+    for layer, shape in (
+        (LiftingConv2d(3, 2, 9, padding=4, padding_mode=mode), (1, 3)),
+        (GroupConv2d(2, 3, 9, padding=4, padding_mode=mode), (1, 2, 8)),
+        (SREConv2d(2, 3, 9, padding=4, padding_mode=mode), (1, 2)),
+        (SteerableConv2d((2, 1), (1, 1), 9, padding=4, padding_mode=mode), (1, 4)),
+        (SESNConv2d(2, 3, (1, 2), 9, 1, padding_mode=mode), (1, 2, 2)),
+        (DISCOConv2d(2, 3, (1, 4), padding_mode=mode), (1, 2, 2)),
+    ):
+        least = {"reflect": 5, "circular": 4, "replicate": 1}[mode]
+        assert layer(torch.zeros(*shape, least, 9)).shape[-2:] == (least, 9)
+        if least > 1:
+            with pytest.raises(ValueError, match=f"{least - 1} x 9 pixels, too few to fill a border of 4"):
+                layer(torch.zeros(*shape, least - 1, 9))
+
+
 def test_averages_over_a_group_ask_and_tell_as_well():
     told = TestTimeAverage(UNet(3, 1, 2, 1), "p4").summary()
     assert told.name == "UNet, averaged over p4"
