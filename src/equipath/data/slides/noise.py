@@ -146,3 +146,9 @@ def scattered():
                     push += d * (np.maximum(0.92 - r, 0.0) / (r + 1e-9))[..., None]
         p = np.clip(p + 0.25 * push, 0.0, 0.999)
     return p
+
+
+@lru_cache(maxsize=1)
+def scattered_planar():
+    """The same points, all x, then all y: (2, PERIOD * PERIOD)."""
+    return np.ascontiguousarray(scattered().reshape(-1, 2).T)

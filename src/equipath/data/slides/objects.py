@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .noise import PERIOD, attributes, first_attribute, hash_lattice, sample, scattered
+from .noise import PERIOD, attributes, first_attribute, hash_lattice, sample, scattered, scattered_planar
 from .tissue import MATERIAL, MATERIALS, NUCLEI, NUCLEUS, Glands, Kind
 
 _LOOK = np.array(
@@ -34,6 +34,7 @@ class Scene:
         self.params = {k: np.array([s.params[k] for s in slides]) for k in slides[0].params}
         self.params32 = {k: v.astype(np.float32) for k, v in self.params.items()}
         self.offsets = np.stack([self.params["offset_x"], self.params["offset_y"]])
+        self.shape = [k for k in self.params if k.split("_")[0] not in ("offset", "fold", "pen")]
         frames = np.stack([s.frame for s in slides])
         self.matrix = np.stack(
             [f @ g.matrix() for f, g in zip(frames, grids, strict=True)]
@@ -49,8 +50,8 @@ class Scene:
         )  # nuclei give way to their mean between 4 and 6 µm a pixel
 
     def at(self, item):
-        """Parameters, float32 (N,), and noise offsets (2, N) of points of batch items `item` (N,)."""
-        p = {k: torch.from_numpy(v[item]) for k, v in self.params32.items()}
+        """What areas depend on, float32 (N,), and noise offsets (2, N) of points of batch items `item` (N,)."""
+        p = {k: torch.from_numpy(self.params32[k][item]) for k in self.shape}
         return p, torch.from_numpy(self.offsets[:, item])
 
 
@@ -66,7 +67,12 @@ def coarse_and_middle(kind, xy, offsets):
     """Unit noise of the kind's two lattices at points (2, ...): float32 (4, ...) each; offsets (2, ...)
     broadcast.
     """
-    return sample(xy, 1.0 / kind.macro, offsets), sample(xy, 1.0 / kind.meso, offsets * 7.0)
+    return sample(xy, 1.0 / kind.macro, offsets), middle(kind, xy, offsets)
+
+
+def middle(kind, xy, offsets):
+    """Unit noise of the kind's finer lattice alone."""
+    return sample(xy, 1.0 / kind.meso, offsets * 7.0)
 
 
 def outline(kind, x, y, m, n, p):
@@ -126,9 +132,14 @@ def fibre_coordinates(xy, m, n):
     """18th parts of µm along and µm across the fibres, float64 (2, ...): the fibres are the level sets of a
     warped plane wave.
     """
-    out = torch.stack([9.0 * n[3], (9.0 * n[2]).add_(130.0 * m[3])]).double().add_(xy)
+    out = torch.stack([9.0 * n[3], across_fibres(m[3], n[2])]).double().add_(xy)
     out[0] *= 1 / 18.0
     return out
+
+
+def across_fibres(coarse, middle):
+    """How far noise shifts places across the fibres, in µm."""
+    return (9.0 * middle).add_(130.0 * coarse)
 
 
 def fibre_angle(scene, item, xy, step=0.5):
@@ -137,7 +148,9 @@ def fibre_angle(scene, item, xy, step=0.5):
     across = []
     for dx, dy in ((step, 0.0), (-step, 0.0), (0.0, step), (0.0, -step)):
         q = planar(xy + np.array([dx, dy]))
-        across.append(fibre_coordinates(q, *coarse_and_middle(scene.kind, q, offsets))[1].numpy())
+        m = sample(q, 1.0 / scene.kind.macro, offsets, 3, 1)[0]
+        n = sample(q, 1.0 / scene.kind.meso, offsets * 7.0, 2, 1)[0]
+        across.append((q[1] + across_fibres(m, n)).numpy())
     return np.arctan2(across[1] - across[0], across[2] - across[3])
 
 
@@ -201,7 +214,7 @@ def lattice_points(scene, spacing, margin):
     """Scattered points `spacing` µm apart that lie within `margin` µm of a grid: item, i, j (N,) int64 and xy
     (N, 2).
     """
-    pattern, (height, width) = scattered(), scene.size
+    pattern, (height, width) = scattered_planar(), scene.size
     half_x, half_y = width * scene.mpp / 2 + margin, height * scene.mpp / 2 + margin
     a, c = scene.matrix, scene.center
     span = np.abs(a) @ np.stack([half_x, half_y], -1)[:, :, None]
@@ -210,8 +223,8 @@ def lattice_points(scene, spacing, margin):
     count = (hi - lo).max(0) + 1
     i = lo[:, 0, None, None] + np.arange(count[0])[None, :, None]
     j = lo[:, 1, None, None] + np.arange(count[1])[None, None, :]
-    place = pattern[i % PERIOD, j % PERIOD]
-    x, y = (place[..., 0] + i) * spacing, (place[..., 1] + j) * spacing
+    place = (i % PERIOD) * PERIOD + j % PERIOD
+    x, y = (pattern[0].take(place) + i) * spacing, (pattern[1].take(place) + j) * spacing
     dx, dy = x - c[:, 0, None, None], y - c[:, 1, None, None]
     b = a[:, :, :, None, None]  # orthogonal: its transpose takes the noise frame back to the screen
     near = np.abs(b[:, 0, 0] * dx + b[:, 1, 0] * dy) <= half_x[:, None, None]
@@ -272,13 +285,18 @@ class GlandSet:
             1 + np.abs(self.waves).sum(1)
         )  # in the gland's own, unstretched coordinates
         self.reach = self.extent * root
-        # the outline's farthest point, a tighter bound: the largest of 64, and what lies between two of them
+
+    def farthest(self):
+        """How far the outlines go from their centres, in the glands' own coordinates: tighter than `extent`.
+
+        It is the largest of 64 radii, and what the waves can add between two of them.
+        """
         k, theta = np.repeat([2, 3, 4], 2), np.arange(64) * (2 * math.pi / 64)
         wave = np.where(
             np.arange(6)[:, None] % 2 == 0, np.cos(k[:, None] * theta), np.sin(k[:, None] * theta)
         )
         between = (np.abs(self.waves) * k**2).sum(1) * (math.pi / 64) ** 2 / 2
-        self.rim = self.radius * (1 + (self.waves @ wave).max(1) + between)
+        return self.radius * (1 + (self.waves @ wave).max(1) + between)
 
     def _select(self, keep):
         for name in (
@@ -293,7 +311,6 @@ class GlandSet:
             "waves",
             "extent",
             "reach",
-            "rim",
         ):
             setattr(self, name, getattr(self, name)[keep])
 
@@ -320,18 +337,18 @@ class GlandSet:
         """The same for offsets (N, 2) in the noise frame from the centres of glands `which`: float64 numpy
         (N,).
         """
-        t = self.to_local[which]
-        local = torch.from_numpy(np.einsum("nij,nj->ni", t, offset))
-        parts = (torch.from_numpy(x[which]) for x in (self.waves, self.radius))
-        waves, radius = parts
-        turn = torch.from_numpy(t.reshape(-1, 4)).unbind(-1)
-        return self.depth(local[:, 0], local[:, 1], waves.unbind(-1), radius, turn).numpy()
+        t = self.to_local.reshape(-1, 4).T[:, which]
+        u, v = t[0] * offset[:, 0] + t[1] * offset[:, 1], t[2] * offset[:, 0] + t[3] * offset[:, 1]
+        u, v, waves, radius, t = (
+            torch.from_numpy(x) for x in (u, v, self.waves.T[:, which], self.radius[which], t)
+        )
+        return self.depth(u, v, waves, radius, t).numpy()
 
     def wall_point(self, which, theta, inset):
         """Points (N, 2) `inset` µm inside the wall at local angle theta, and the angle of the outward
         direction there.
         """
-        w = self.waves[which].T
+        w = self.waves.T[:, which]
         shape = (
             w[0] * np.cos(2 * theta)
             + w[1] * np.sin(2 * theta)
@@ -454,7 +471,7 @@ def nuclei(scene, gland_sets, margin):
         if in_fat.any():  # fat cells have their nuclei at the wall
             points = planar(xy[in_fat])
             _, offsets = scene.at(item[in_fat])
-            n = coarse_and_middle(scene.kind, points, offsets)[1]
+            n = middle(scene.kind, points, offsets)
             keep = np.ones(len(item), dtype=bool)
             keep[in_fat] = voronoi_edge(fat_points(points, n), FAT_CELL).numpy() < 1.6
             item, i, j, xy, h, top = item[keep], i[keep], j[keep], xy[keep], h[keep], top[keep]
@@ -507,7 +524,7 @@ def _wall_cells(scene, glands, population, margin):
         if spec.lumen != "blood":  # no nucleus hangs in the lumen
             _, offsets = scene.at(item)
             points = planar(xy)
-            n = coarse_and_middle(scene.kind, points, offsets)[1]
+            n = middle(scene.kind, points, offsets)
             depth = torch.from_numpy(glands.depth_at(which, xy - glands.xy[which])).float()
             thick = torch.from_numpy(glands.thickness[which]).float()
             keep = (opening(spec, depth, thick, n, points, offsets) < -1.5).numpy()

@@ -119,16 +119,15 @@ def _pixels(scene, item, mask, columns, rows, device):
         some = torch.from_numpy(cut).to(device)
         mask[some] = mask[some] & ok
     flat = _indices(mask)
-    number = torch.arange(count, device=device)
     if device.type == "cpu":  # numpy repeats several times faster than torch
         each = np.diff(np.searchsorted(flat.numpy(), np.arange(count + 1) * (size * size)))
         which = torch.from_numpy(np.repeat(np.arange(count), each))
     else:
+        number = torch.arange(count, device=device)
         which = number.repeat_interleave(mask.view(count, -1).sum(1), output_size=len(flat))
     base = torch.from_numpy(item * (height * width) + rows[:, 0] * width + columns[:, 0]).to(device)
-    step = (width * torch.arange(size, device=device)[:, None] + torch.arange(size, device=device)).view(-1)
-    inner = flat - (number * (size * size)).index_select(0, which)  # no division for every pixel
-    return flat, which, step.index_select(0, inner).add_(base.index_select(0, which))
+    step = torch.from_numpy((width * np.arange(size)[:, None] + np.arange(size)).ravel()).to(device)
+    return flat, which, (base[:, None] + step).view(-1).index_select(0, flat)
 
 
 def _compare(ufunc, x, y):
@@ -170,11 +169,10 @@ def _gland_maps(scene, sets, device):
             continue
         soft = scene.soft[glands.item]
         to_local = glands.to_local @ (scene.matrix * scene.mpp[:, None, None])[glands.item]
-        root = glands.reach / glands.extent
-        limit = glands.rim + soft * np.sqrt(root)
-        for some, dx, dy, columns, rows in _windows(
-            scene, glands.item, glands.xy, glands.rim * root + soft, (16, 32)
-        ):
+        root, farthest = np.sqrt(glands.reach / glands.extent), glands.farthest()
+        limit = farthest + soft * root
+        around = _windows(scene, glands.item, glands.xy, farthest * root**2 + soft, (16, 32))
+        for some, dx, dy, columns, rows in around:
             u, v = _affine(_tensor(to_local[some], device), _tensor(dx, device), _tensor(dy, device))
             mask = _compare(operator.lt, u * u + v * v, _tensor(limit[some] ** 2, device)[:, None, None])
             flat, which, pixel = _pixels(scene, glands.item[some], mask, columns, rows, device)
@@ -221,28 +219,33 @@ def _splat(scene, blobs, device):
     shrink = area / (area + soft**2 / 20)  # a soft edge widens a small disc: keep its area
     limit = (1 + 0.5 / steep) * (1 + 0.6 * np.abs(blobs.look[:, 0]))
     reach = blobs.axes.max(1) * limit
-    per = np.concatenate([blobs.look, steep[:, None], shrink[:, None], (blobs.id >= 0)[:, None]], 1)
+    h, rim = blobs.look[:, 1], blobs.look[:, 3]
+    # a nucleus's haematoxylin is a + b r²: pale in the middle by its rim
+    per = np.stack([h * (1 - 0.5 * rim), h * rim, blobs.look[:, 2], blobs.look[:, 4], 6 * steep, shrink], 1)
+    bump, solid = blobs.look[:, 0], blobs.id >= 0
     for some, dx, dy, columns, rows in _windows(scene, blobs.item, blobs.xy, reach):
         u, v = _affine(_tensor(to_unit[some], device), _tensor(dx, device), _tensor(dy, device))
-        attr = _tensor(per[some], device)
         uu, vv = u * u, v.mul_(v)
         f = uu + vv
-        f += uu.sub_(vv.mul_(3)).mul_(u).mul_(attr[:, 0, None, None])  # a three-cornered irregularity
+        f += (
+            uu.sub_(vv.mul_(3)).mul_(u).mul_(_tensor(bump[some], device)[:, None, None])
+        )  # a three-cornered irregularity
         mask = _compare(operator.lt, f, _tensor((1 + 0.5 / steep[some]) ** 2, device)[:, None, None])
         flat, which, pixel = _pixels(scene, blobs.item[some], mask, columns, rows, device)
         f = f.view(-1).index_select(0, flat).clamp_(min=0.0)
-        h, e, rim, chromatin, sharp, shrunk, solid = (
-            a.index_select(0, which) for a in attr[:, 1:].T.contiguous()
-        )
-        edge = (1.0 - f.sqrt()).mul_(sharp).add_(0.5).clamp_(0.0, 1.0)
+        a, b, e, chromatin, sharp, shrunk = (x.index_select(0, which) for x in _tensor(per[some].T, device))
+        edge = F.hardsigmoid((1.0 - f.sqrt()).mul_(sharp), inplace=True)
         cover = torch.rsub(edge, 3.0, alpha=2.0).mul_(edge).mul_(edge).mul_(shrunk)
-        density = (f.clamp(max=1.0) - 0.5).mul_(rim).add_(1.0).mul_(h).mul_(cover)
-        sums[0].scatter_add_(0, pixel, cover * solid)
+        density = f.clamp(max=1.0).mul_(b).add_(a).mul_(cover)
         sums[1].scatter_add_(0, pixel, density)
-        sums[2].scatter_add_(0, pixel, cover * e)
-        sums[3].scatter_add_(0, pixel, density * chromatin)
+        sums[3].scatter_add_(0, pixel, density.mul_(chromatin))
+        sums[2].scatter_add_(0, pixel, e.mul_(cover))
+        if not solid[some].all():  # a nucleolus lies in a nucleus that covers already
+            cover.mul_(_tensor(solid[some], device).index_select(0, which))
+        sums[0].scatter_add_(0, pixel, cover)
         name = torch.from_numpy(np.maximum(blobs.id[some], 0).astype(np.int32)).to(device)
-        ids.scatter_reduce_(0, pixel, name.index_select(0, which).mul_(_compare(operator.lt, f, 1.0)), "amax")
+        inside = _compare(operator.lt, f, 1.0)
+        ids.scatter_reduce_(0, pixel, name.index_select(0, which).mul_(inside), "amax")
     return sums, ids
 
 
@@ -394,22 +397,21 @@ class _Shader:
         """What can reach into a chunk, by the bounds of its fields: which areas, a list of bool in their order,
         and which items' fold and ink, lists of places in the chunk.
         """
-        found: list[list[bool]] = []
+        found: list[bool] = []
         folded: list[int] = []
         inked: list[int] = []
         for item, *fields in self._bounds(chunk, m, n):
-            # half of a softened edge, and what rounding may add; a bound that is NaN excludes nothing
-            found.append(
-                [
-                    not distance().hi < -0.51 * self.widths[item][material] - 0.1
-                    for material, distance in areas(self.scene.kind, *fields)
-                ]
-            )
+            for k, (material, distance) in enumerate(areas(self.scene.kind, *fields)):
+                if k == len(found):
+                    found.append(False)
+                # half of a softened edge, and what rounding may add; a bound that is NaN excludes nothing
+                if not found[k]:
+                    found[k] = not distance().hi < -0.51 * self.widths[item][material] - 0.1
             edge = 0.51 * self.widths[item][0] + 4.0  # ink's is 6 µm softer
             for items, depth in ((folded, fold_depth), (inked, pen_depth)):
                 if not depth(*fields).hi < -edge:
                     items.append(item - chunk[0])
-        return [any(x) for x in zip(*found, strict=True)], folded, inked
+        return found, folded, inked
 
     def shade(self, chunk, glands, nuclear, rgb):
         """Colour a chunk of pixels into rgb (b, 3, N).
@@ -424,11 +426,13 @@ class _Shader:
         xy = self._points(chunk)
         m, n = coarse_and_middle(kind, xy, offsets)
 
+        possible, folded, inked = self._possible(chunk, m, n)
+        here, depth, thickness, owner = glands
         rank = torch.zeros(xy.shape[1:], device=device)  # the topmost layer's number, which grows upwards
         order = [MATERIAL[kind.base]]
-        most = len(scene.kind.glands) * 2 + 16
+        count = 1 + sum(possible) + 2 * len(here)
         weights = torch.empty(
-            (most, *rank.shape), device=device
+            (count, *rank.shape), device=device
         )  # the layers' covers, and then their weights
 
         def paint(material, d):
@@ -438,26 +442,23 @@ class _Shader:
             order.append(material)
 
         p = dict(zip(self.names, self.params[:, items].unbind(), strict=True))
-        possible, folded, inked = self._possible(chunk, m, n)
         *layers, glass = zip(areas(kind, xy, m, n, p), possible, strict=True)
-        for (material, distance), here in layers:
-            if here:
+        for (material, distance), reaches in layers:
+            if reaches:
                 paint(material, distance())
-        here, depth, thickness, owner = glands
         for number in here:
             spec, d = self.sets[number].spec, depth
             if len(here) > 1:
                 mine = _compare(operator.eq, owner, int(number))
-                d = depth * mine + FAR * ~mine
+                d = torch.where(mine, depth, FAR)
             hole = opening(spec, d, thickness, n, xy, offsets)
             paint(MATERIAL[spec.wall], d)
             paint(MATERIAL[spec.lumen], hole)
-        (material, distance), here = glass
-        if here:
+        (material, distance), reaches = glass
+        if reaches:
             paint(material, distance())
 
         # from front to back: each layer's weight is its cover times what those in front let through
-        weights = weights[: len(order)]
         left = torch.ones(rank.shape, device=device)
         for k in range(len(order) - 1, 0, -1):
             left.sub_(weights[k].mul_(left))
@@ -534,9 +535,12 @@ class _Shader:
 
         def fields(some):
             p = {k: v[chunk[0] :][some] for k, v in self.marks.items()}
-            return xy[:, some], m[:, some], n[:, some], p, self.soft[chunk[0] :][some]
+            soft = self.soft[chunk[0] :][some]
+            if len(some) < len(mark):  # few slides have one: the rest of the batch is left alone
+                return xy[:, some], m[:, some], n[:, some], p, soft
+            return xy, m, n, p, soft
 
-        if folded:  # few slides have one: the rest of the batch is left alone
+        if folded:
             *where, soft = fields(folded)
             d = fold_depth(*where).float()
             thick = torch.ones(shape, device=device)
