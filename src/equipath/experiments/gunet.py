@@ -250,7 +250,11 @@ def run(
             )  # fmt: skip
             net = net.cpu()
             metrics = measure(net, *test, stability=None if plain else settings.stability)
-            metrics |= {"best_epoch": done.best_epoch, "training_seconds": done.seconds, "pictures": len(train[0])}
+            metrics |= {
+                "best_epoch": done.best_epoch,
+                "training_seconds": done.seconds,
+                "pictures": len(train[0]),
+            }
             save(
                 experiment=NAME, data=data, size=size, config=config, seed=seed, metrics=metrics,
                 seconds=time.perf_counter() - start, device=done.device, folder=results,
@@ -274,6 +278,24 @@ def report(results: Sequence[dict[str, Any]]) -> list[str | Table | Picture]:
     for (data, size), runs in grouped(results, "data", "size").items():
         parts += _of_one(runs, data, size)
     return parts
+
+
+def _longest(runs: list[dict[str, Any]], fraction: float) -> list[str]:
+    """Whether more steps would have helped where data are fewest: when each network was best on validation."""
+    when = {}
+    for arm in ("P4M U-Net", "U-Net+"):
+        some = [r for r in runs if (r["config"]["model"], r["config"]["fraction"]) == (arm, fraction)]
+        if not some:
+            return []
+        when[arm] = sum(run["metrics"]["best_epoch"] for run in some) / len(some)
+    pictures, epochs = some[0]["metrics"]["pictures"], some[0]["config"]["epochs"]
+    text = (
+        f"At {100 * fraction:g} % ({pictures} pictures with seed {some[0]['seed']}) P4M U-Net is best on validation after "
+        f"{when['P4M U-Net']:.1f} of {epochs} epochs, U-Net+ after {when['U-Net+']:.1f}."
+    )
+    if when["P4M U-Net"] + 1 < when["U-Net+"]:
+        text += " More steps only make P4M worse there: it lacks pictures, and U-Net+ at equal steps is not done yet."
+    return [text]
 
 
 def _of_one(runs: list[dict[str, Any]], data: str, size: str) -> list[str | Table | Picture]:
@@ -303,6 +325,7 @@ def _of_one(runs: list[dict[str, Any]], data: str, size: str) -> list[str | Tabl
             f"Dice in percent by the share of training patients ({on}). The last column has the paper's numbers for "
             f"{' / '.join(names)}, on PCam's pictures of 320 pixels {{cite}}`linmans2018`.",
         ),
+        *(_longest(runs, fractions[-1]) if len(fractions) > 1 else ()),
         Table(
             ("network", *names, "Dice of the background"), steady,
             f"How much a pixel's probability moves while the picture is turned and mirrored: standard deviation over "

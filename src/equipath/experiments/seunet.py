@@ -771,6 +771,12 @@ def _sigma_text(arms: Arms) -> list[str]:
             f"it, since the first interval goes from {low:g} to {high:g}; there a filter is hardly more than the pixel "
             "itself, and the first head keeps the finest detail."
         )
+    if "SEUNet, free σ" in kinds:
+        layers = [sigma for run in kinds["SEUNet, free σ"] for sigma in run["metrics"]["sigma"]]
+        kept = sum(sorted(sigma) == list(sigma) for sigma in layers)
+        words.append(
+            f"Left free, the σs of the scales are still in their order in {kept} of {len(layers)} layers of all runs."
+        )
     return [" ".join(words)] if words else []
 
 

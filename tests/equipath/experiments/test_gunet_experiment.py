@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from equipath.experiments import results
+from equipath.experiments import gunet, results
 from equipath.experiments.gunet import ARMS, SMALL, Settings, measure, network, report, run
 from equipath.groups import P4M
 from equipath.metrics import dice_score
@@ -69,6 +69,25 @@ def test_wrong_words_are_refused():
 
 
 @pytest.mark.slow
+def test_the_page_says_who_was_done_early_where_data_are_fewest():
+    def runs(*epochs):
+        return [
+            {
+                "seed": k,
+                "config": {"model": model, "fraction": 0.125, "epochs": 8},
+                "metrics": {"best_epoch": epoch, "pictures": 37},
+            }
+            for model, several in zip(("P4M U-Net", "U-Net+"), epochs, strict=True)
+            for k, epoch in enumerate(several)
+        ]
+
+    (text,) = gunet._longest(runs((4, 5), (7, 8)), 0.125)
+    assert "At 12.5 % (37 pictures with seed 0) P4M U-Net is best on validation after 4.5 of 8 epochs" in text
+    assert "U-Net+ after 7.5. More steps only make P4M worse" in text
+    assert gunet._longest(runs((7, 7), (7, 8)), 0.125)[0].endswith("after 7.5.")
+    assert gunet._longest(runs((4, 5), (7, 8)), 0.5) == []
+
+
 def test_a_run_is_saved_reported_and_repeated(tmp_path):
     options = dict(folder=tmp_path / "ck", progress=False, settings=TINY, results=tmp_path)
     first = run("slides", arms=("U-Net+", "P4M U-Net"), fractions=(1.0, 0.5), **options)
