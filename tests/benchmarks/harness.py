@@ -112,8 +112,9 @@ def interleaved(
     """Milliseconds of every step in every round, at least ``rounds`` of them unless ``seconds`` are over.
 
     Short steps are repeated within a turn and get more rounds, up to ten times as many. If one of them takes
-    seconds, the first call of each is the first round (a shorter one is called twice), and when the time is over
-    it stays the only one; what memory it took is noted in ``peaks``.
+    seconds, the first call of each is the first round (a short one is called twice), and when the time is over it
+    stays the only one; what memory it took is noted in ``peaks``. Of steps of some tenths of a second there are
+    three rounds at least, of shorter ones five.
     """
     start, first = time.perf_counter(), {}
     repeats, slow = dict.fromkeys(steps, 1), False
@@ -123,12 +124,13 @@ def interleaved(
             slow = True
             if peaks is not None:
                 peaks[name] = peak
-        else:
+        elif first[name] < SLOW / 10:
             first[name] = _once(step, device, 1)
             repeats[name] = max(1, min(50, round(TURN / max(first[name], 1e-3))))
     times: dict[str, list[float]] = {name: [t] if slow else [] for name, t in first.items()}
     order, rng = list(steps), random.Random(0)
-    begun, least = (start, 1) if slow else (time.perf_counter(), FEW)
+    least = 1 if slow else 3 if max(first.values()) > SLOW / 10 else FEW
+    begun = start if slow else time.perf_counter()
     for done in range(1 if slow else 0, 10 * rounds):
         past = time.perf_counter() - begun
         if (done >= least and past > seconds) or (done >= rounds and past > seconds / 4):
@@ -199,14 +201,16 @@ def _peak_and_time(step: Step, device: torch.device) -> tuple[float, float]:
     return peak / 2**20, took
 
 
-def peak_mb(step: Step, device: torch.device) -> float:
+def peak_mb(step: Step, device: torch.device, *, warm: bool = True) -> float:
     """Peak memory that one step takes beyond what is there before it, in 2²⁰ bytes.
 
     On the processor it is the growth of the process, with the copies that oneDNN makes for itself; where the
     system does not tell (it is Linux that does), the allocations live at once that torch's profiler counts,
-    without them. On a GPU it is what torch's allocator gave out.
+    without them. On a GPU it is what torch's allocator gave out. ``warm``: call it once before, for what it
+    prepares and keeps.
     """
-    step()
+    if warm:
+        step()
     return _peak_and_time(step, device)[0]
 
 
@@ -254,7 +258,8 @@ def compare(
         f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
     )
     ours_mb, theirs_mb = (
-        peaks[name] if name in peaks else peak_mb(steps[name], device) for name in (mine, "theirs")
+        peaks[name] if name in peaks else peak_mb(steps[name], device, warm=False)
+        for name in (mine, "theirs")
     )
     no_more = ours_mb <= max(1.05 * theirs_mb, theirs_mb + 0.5)
     return Row(

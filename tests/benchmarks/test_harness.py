@@ -82,13 +82,13 @@ def test_candidates_take_turns():
 
 
 def test_the_first_call_of_a_slow_step_counts_when_time_is_over(monkeypatch):
-    monkeypatch.setattr(harness, "SLOW", 10.0)
+    monkeypatch.setattr(harness, "SLOW", 40.0)
     calls = {"slow": 0, "short": 0}
 
     def slow():
         calls["slow"] += 1
-        end = time.perf_counter() + 0.02
-        while time.perf_counter() < end:
+        end = time.process_time() + 0.05
+        while time.process_time() < end:
             pass
         return torch.ones(1 << 20)
 
@@ -161,7 +161,7 @@ def test_rows_can_be_selected(monkeypatch):
 
 def test_memory_may_double_only_for_twice_the_speed(monkeypatch):
     peaks = iter([10.0, 10.2, 15.0, 10.0, 15.0, 10.0, 25.0, 10.0])
-    monkeypatch.setattr(harness, "peak_mb", lambda step, device: next(peaks))
+    monkeypatch.setattr(harness, "peak_mb", lambda step, device, **kw: next(peaks))
     monkeypatch.setattr(harness, "interleaved", lambda steps, device, **kw: next(times))
     times = iter(
         {"ours expand": [ours], "ours fourier": [9.0], "theirs": [1.0]} for ours in (0.9, 0.9, 0.4, 0.4)

@@ -25,6 +25,11 @@ from equipath.kernels.evaluate import cheapest, dense_conv2d, separable_conv_wor
 
 TILE = 64  # pixels of a row or column that share one banded matrix
 
+# Of an input, what is filtered at a time, in whole scales: in between it grows several times over. An accelerator
+# has more memory, and waits for every call.
+PART_BYTES = 4 << 20
+ACCELERATOR = 64  # times as much there
+
 
 def derivative_orders(order: int) -> list[tuple[int, int]]:
     """The pairs (i, j), i along x and j along y, with i + j ≤ ``order``, lowest total first.
@@ -196,6 +201,11 @@ def _tap_gradient(x: Tensor, grad: Tensor, scales: int, reach: int) -> Tensor:
     return total.as_strided((scales, 2 * reach + 1, tile), (step, row, row + 1)).sum(-1)
 
 
+def _scales_at_a_time(x: Tensor) -> int:
+    limit = PART_BYTES * (1 if x.is_cpu else ACCELERATOR)
+    return max(1, min(len(x), limit // max(1, x[0].numel() * x.element_size())))
+
+
 class _Factored(torch.autograd.Function):
     """Keeps the input alone: what it holds in between is several times as large, and cheap to make
     again."""
@@ -203,59 +213,89 @@ class _Factored(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, rows, columns):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, weight, rows, columns)
-        return _factored_plainly(x, weight, rows, columns)
+        step = _scales_at_a_time(x)
+        if step == len(x):
+            return _factored_plainly(x, weight, rows, columns)
+        y = x.new_empty(*x.shape[:2], weight.shape[0], *x.shape[3:])
+        for k in range(0, len(x), step):
+            part = slice(k, k + step)
+            y[part] = _factored_plainly(x[part], weight, rows[part], columns[part])
+        return y
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        inputs = ctx.saved_tensors
+        inputs, needs = ctx.saved_tensors, ctx.needs_input_grad
         if torch.is_grad_enabled():  # a second derivative is wanted: let autograd write it
-            wanted = [t for t, need in zip(inputs, ctx.needs_input_grad, strict=True) if need]
+            wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
             y = _factored_plainly(*inputs)
             found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
-            return tuple(next(found) if need else None for need in ctx.needs_input_grad)
+            return tuple(next(found) if need else None for need in needs)
         x, weight, rows, columns = inputs
-        scales, batch, channels, height, width = x.shape
-        count, reach, planes = rows.shape[1], rows.shape[2] // 2, scales * batch
-        out_channels, pairs = weight.shape[0], derivative_orders(count - 1)
-        x, grad = x.flatten(0, 1), grad.flatten(0, 1)
-        mixings = _mixings(weight, count, planes)
-        # The adjoint of correlating with some taps, zeros outside, is correlating with the flipped ones.
-        across, down = _spread(rows.flip(-1), columns.flip(-1), batch, height, width)
-        grad_mixed = [_along_columns([grad], [down[:, j]], reach).flatten(2) for j in range(count)]
-        grad_x = grad_weight = grad_rows = grad_columns = None
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[3]:
-            forward_across, _ = _spread(rows, columns[..., :1], batch, height, width)
-            along = _along_rows(x, forward_across, reach).flatten(2)
-        if ctx.needs_input_grad[1]:
-            grad_weight = torch.empty_like(weight)
-            for j, g in enumerate(grad_mixed):
-                part = torch.bmm(g, along[:, : (count - j) * channels].mT).sum(0)
-                index = [pairs.index((i, j)) for i in range(count - j)]
-                grad_weight[:, :, index] = part.view(out_channels, count - j, channels).transpose(1, 2)
-        if ctx.needs_input_grad[3]:
-            turned = grad.reshape(planes * out_channels, height, width).mT
-            per_order = []
-            for m in mixings:
-                mixed = torch.bmm(m, along[:, : m.shape[2]]).view(planes * out_channels, height, width)
-                per_order.append(_tap_gradient(mixed.mT, turned, scales, reach))
-            grad_columns = torch.stack(per_order, 1)
-        if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
-            grad_along = []
-            for i in range(count):
-                total = None
-                for m, g in zip(mixings[: count - i], grad_mixed, strict=False):
-                    part = m[:, :, i * channels : (i + 1) * channels].mT
-                    total = torch.bmm(part, g) if total is None else total.baddbmm_(part, g)
-                grad_along.append(total.view(planes, channels, height, width))  # type: ignore[union-attr]
-            if ctx.needs_input_grad[0]:
-                grad_x = _sum_along_rows(grad_along, [across[:, i] for i in range(count)], reach)
-                grad_x = grad_x.view(scales, batch, channels, height, width)
-            if ctx.needs_input_grad[2]:
-                lines = x.reshape(planes, channels * height, width)
-                grad_rows = torch.stack(
-                    [_tap_gradient(lines, g.flatten(1, 2), scales, reach) for g in grad_along], 1
-                )
-        return grad_x, grad_weight, grad_rows, grad_columns
+        step = _scales_at_a_time(x)
+        if step == len(x):
+            return _gradients(x, weight, rows, columns, grad, needs)
+        totals = [torch.zeros_like(t) if need else None for t, need in zip(inputs, needs, strict=True)]
+        for k in range(0, len(x), step):
+            part = slice(k, k + step)
+            made = _gradients(x[part], weight, rows[part], columns[part], grad[part], needs)
+            for n, (total, gradient) in enumerate(zip(totals, made, strict=True)):
+                if total is None or gradient is None:
+                    continue
+                if n == 1:  # the weights are those of all scales
+                    total += gradient
+                else:
+                    total[part] = gradient
+        return tuple(totals)
+
+
+def _gradients(
+    x: Tensor, weight: Tensor, rows: Tensor, columns: Tensor, grad: Tensor, needs: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """The gradients of the input, the weights and the one-dimensional factors, as far as they are needed."""
+    scales, batch, channels, height, width = x.shape
+    count, reach, planes = rows.shape[1], rows.shape[2] // 2, scales * batch
+    out_channels, pairs = weight.shape[0], derivative_orders(count - 1)
+    x, grad = x.flatten(0, 1), grad.flatten(0, 1)
+    mixings = _mixings(weight, count, planes)
+    # The adjoint of correlating with some taps, zeros outside, is correlating with the flipped ones.
+    across, down = _spread(rows.flip(-1), columns.flip(-1), batch, height, width)
+    grad_mixed = [_along_columns([grad], [down[:, j]], reach).flatten(2) for j in range(count)]
+    grad_x = grad_weight = grad_rows = grad_columns = None
+    if needs[1] or needs[3]:
+        forward_across, _ = _spread(rows, columns[..., :1], batch, height, width)
+        along = _along_rows(x, forward_across, reach).flatten(2)
+    if needs[1]:
+        grad_weight = torch.empty_like(weight)
+        for j, g in enumerate(grad_mixed):
+            part = torch.bmm(g, along[:, : (count - j) * channels].mT).sum(0)
+            index = [pairs.index((i, j)) for i in range(count - j)]
+            grad_weight[:, :, index] = part.view(out_channels, count - j, channels).transpose(1, 2)
+    if needs[3]:
+        turned = grad.reshape(planes * out_channels, height, width).mT
+        per_order = []
+        for m in mixings:
+            mixed = torch.bmm(m, along[:, : m.shape[2]]).view(planes * out_channels, height, width)
+            per_order.append(_tap_gradient(mixed.mT, turned, scales, reach))
+        grad_columns = torch.stack(per_order, 1)
+    if needs[1] or needs[3]:
+        del along
+    if needs[0] or needs[2]:
+        grad_along = []
+        for i in range(count):
+            total = None
+            for m, g in zip(mixings[: count - i], grad_mixed, strict=False):
+                part = m[:, :, i * channels : (i + 1) * channels].mT
+                total = torch.bmm(part, g) if total is None else total.baddbmm_(part, g)
+            grad_along.append(total.view(planes, channels, height, width))  # type: ignore[union-attr]
+        if needs[0]:
+            grad_x = _sum_along_rows(grad_along, [across[:, i] for i in range(count)], reach)
+            grad_x = grad_x.view(scales, batch, channels, height, width)
+        if needs[2]:
+            lines = x.reshape(planes, channels * height, width)
+            grad_rows = torch.stack(
+                [_tap_gradient(lines, g.flatten(1, 2), scales, reach) for g in grad_along], 1
+            )
+    return grad_x, grad_weight, grad_rows, grad_columns
 
 
 def _expanded(x: Tensor, weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
