@@ -153,6 +153,18 @@ def test_slides_are_reproducible_and_differ():
         assert float((a - b).abs().mean()) > 0.01
 
 
+def test_views_can_be_trained_on():
+    """Gradients flow through what is computed from a view, and its tensors can be written to."""
+    view = Slide(0).render(Grid((0.0, 0.0), (20, 20), 1.0))
+    image = view.image.clone().requires_grad_()
+    layer = torch.nn.Conv2d(3, 1, 3)
+    (layer(view.image[None]).square().sum() + (image * view.tissue).sum()).backward()
+    assert layer.weight.grad.abs().sum() > 0
+    assert torch.equal(image.grad, view.tissue.expand(3, -1, -1).float())
+    for name in ("image", *LABELS):
+        getattr(view, name).zero_()
+
+
 def test_the_geometry_of_a_seed_is_pinned():
     """Labels of one tile, byte for byte: a change here changes every rendered data set."""
     view = Slide(11, "colon").render(Grid((120.0, -40.0), (64, 64), 1.0))

@@ -196,16 +196,14 @@ def _gland_maps(scene, sets, device):
     return present, depth, thickness, owner
 
 
-def _splat(scene, blobs, device):
-    """What nuclei add to each pixel: (4, B*H*W) float32 coverage, haematoxylin, eosin, chromatin; and their
-    numbers, int32.
+def _splat(scene, blobs, ids):
+    """What nuclei add to each pixel: (4, B*H*W) float32 coverage, haematoxylin, eosin, chromatin; their numbers
+    go into `ids`, int32 (B*H*W,).
     """
-    height, width = scene.size
-    count = len(scene.grids) * height * width
-    sums = torch.zeros((4, count), device=device)
-    ids = torch.zeros(count, dtype=torch.int32, device=device)
+    device = ids.device
+    sums = torch.zeros((4, len(ids)), device=device)
     if blobs is None:
-        return sums, ids
+        return sums
     soft = scene.soft[blobs.item] * blobs.haze
     area = blobs.axes.prod(1)
     inverse = np.stack(
@@ -246,7 +244,7 @@ def _splat(scene, blobs, device):
         name = torch.from_numpy(np.maximum(blobs.id[some], 0).astype(np.int32)).to(device)
         inside = _compare(operator.lt, f, 1.0)
         ids.scatter_reduce_(0, pixel, name.index_select(0, which).mul_(inside), "amax")
-    return sums, ids
+    return sums
 
 
 @lru_cache(maxsize=8)
@@ -284,6 +282,23 @@ def _chunks(batch, height, width, limit):
 def render_scene(scene: Scene, device):
     """Render a scene: image (B, 3, H, W), tissue, nuclei, tumour, artefact and material (B, H, W)."""
     batch, (height, width) = len(scene.grids), scene.size
+    count = batch * height * width
+    image = torch.empty((batch, 3, height * width), device=device)
+    label, tissue = (torch.empty(count, dtype=torch.int64, device=device) for _ in range(2))
+    tumour = torch.empty(count, dtype=torch.bool, device=device)
+    artefact = torch.zeros(count, dtype=torch.int64, device=device)
+    ids = torch.zeros(count, dtype=torch.int32, device=device)
+    with torch.inference_mode():  # cheaper calls; what is returned was made outside and can be trained on
+        _paint(scene, image, label, tissue, tumour, artefact, ids)
+    shape = (batch, height, width)
+    return image.view(batch, 3, height, width), *(
+        x.view(shape) for x in (tissue, ids, tumour, artefact, label)
+    )
+
+
+def _paint(scene, image, label, tissue, tumour, artefact, ids):
+    """Fill a scene's image (B, 3, H * W) and labels, flat."""
+    batch, (height, width), device = len(scene.grids), scene.size, image.device
     sets: list[GlandSet] = []
     for g, spec in enumerate(
         scene.kind.glands
@@ -292,17 +307,12 @@ def render_scene(scene: Scene, device):
     present, *glands = _gland_maps(scene, sets, device)
     reach = float(scene.soft.max()) * 1.5 + 9.0
     blobs = nuclei(scene, sets, reach) if scene.coarse.min() < 1 else None
-    sums, ids = _splat(scene, blobs, device)
+    sums = _splat(scene, blobs, ids)
     if scene.coarse.max() >= 1:
         ids.view(batch, -1).mul_(torch.from_numpy(scene.coarse < 1).to(device)[:, None])
 
-    count = batch * height * width
-    image = torch.empty((batch, 3, height * width), device=device)
-    label, tissue = (torch.empty(count, dtype=torch.int64, device=device) for _ in range(2))
-    tumour = torch.empty(count, dtype=torch.bool, device=device)
-    artefact = torch.zeros(count, dtype=torch.int64, device=device)
     shader = _Shader(scene, sets, device)
-    limit = CHUNK if device.type == "cpu" else count  # a GPU works best on all at once
+    limit = CHUNK if device.type == "cpu" else len(label)  # a GPU works best on all at once
     for b0, b1, r0, r1 in _chunks(batch, height, width, limit):
         flat = slice((b0 * height + r0) * width, ((b1 - 1) * height + r1) * width)
         rgb = image[b0:b1, :, r0 * width : r1 * width]
@@ -315,10 +325,6 @@ def render_scene(scene: Scene, device):
             torch.index_select(values, 0, rank, out=out[flat])
         if mark is not None:
             artefact[flat] = mark.view(-1)
-    shape = (batch, height, width)
-    return image.view(batch, 3, height, width), *(
-        x.view(shape) for x in (tissue, ids, tumour, artefact, label)
-    )
 
 
 class _Shader:
@@ -364,8 +370,8 @@ class _Shader:
         fine, micro, self.line, self.kept = fade(7.0), fade(2.2), each(fade(4.0)), each(fade(14.0))
         self.fine = torch.stack([each(fine), each(0.35 * fine)])  # (2, B, 1): grain, and chromatin
         self.micro = each(micro) if micro.max() > 0 else None
-        columns = 11 if scene.coarse.max() > 0 else 8
-        self.table = torch.cat([tensor(GROUND), mean_nuclei(scene.kind).to(device)], 1)[:, :columns]
+        columns = [*range(7), *[7] * scene.dab, *[8, 9, 10] * bool(scene.coarse.max() > 0)]
+        self.table = torch.cat([tensor(GROUND), mean_nuclei(scene.kind).to(device)], 1)[:, columns]
         self.coarse = each(scene.coarse)
         count = 3 if scene.dab else 2
         self.vectors = _tensor(np.stack([s.stain.vectors[:count] for s in scene.slides]), device)
@@ -509,8 +515,8 @@ class _Shader:
         if thick is not None:
             stains = [s * thick for s in stains]
         transmit(stains, vectors, white, rgb)
-        if ground.shape[0] > 8:  # a pixel wider than a nucleus: mean light of what nuclei cover and leave
-            mean = ground[8:11]
+        if len(ground) > 8:  # a pixel wider than a nucleus: mean light of what nuclei cover and leave
+            mean = ground[-3:]
             bare = [haem, eosin] + ([dab] if dab is not None else [])
             full = [mean[1] / mean[0].clamp(min=1e-6), mean[2] / mean[0].clamp(min=1e-6)]
             full += [torch.zeros_like(haem)] if dab is not None else []
