@@ -294,7 +294,7 @@ def _longest(runs: list[dict[str, Any]], fraction: float) -> list[str]:
         f"{when['P4M U-Net']:.1f} of {epochs} epochs, U-Net+ after {when['U-Net+']:.1f}."
     )
     if when["P4M U-Net"] + 1 < when["U-Net+"]:
-        text += " More steps only make P4M worse there: it lacks pictures, and U-Net+ at equal steps is not done yet."
+        text += " More steps only make P4M worse there: it lacks pictures, not steps."
     return [text]
 
 
