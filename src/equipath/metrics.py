@@ -19,7 +19,10 @@ Array = Any  # a tensor, an array, or nested sequences of numbers
 
 
 def _array(x: Array) -> np.ndarray:
-    return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    if isinstance(x, Tensor):
+        x = x.detach().cpu()
+        return (x.float() if x.dtype == torch.bfloat16 else x).numpy()  # numpy knows no bfloat16
+    return np.asarray(x)
 
 
 def _pair(prediction: Array, target: Array) -> tuple[np.ndarray, np.ndarray]:
@@ -29,6 +32,18 @@ def _pair(prediction: Array, target: Array) -> tuple[np.ndarray, np.ndarray]:
     if p.size == 0:
         raise ValueError("prediction and target are empty")
     return p, t
+
+
+def _labels(x: np.ndarray, name: str) -> np.ndarray:
+    x = x.ravel()
+    with np.errstate(invalid="ignore"):  # NaN has no whole number, which shows in the next line
+        labels = x.astype(np.int64)
+    if x.dtype.kind == "f" and (other := x[labels != x]).size:
+        raise ValueError(
+            f"the {name} holds numbers that are no labels, such as {other[0]:g}: take argmax of probabilities over "
+            "the classes, or a threshold, first"
+        )
+    return labels
 
 
 # ---- overlap of segmentations ----
@@ -43,8 +58,9 @@ def confusion_matrix(
         prediction, target: class indices 0 … K-1, any equal shapes.
         ignore_index: pixels whose target is this label are left out.
     """
-    p, t = _pair(prediction, target)
-    p, t = p.ravel().astype(np.int64), t.ravel().astype(np.int64)
+    p, t = (
+        _labels(x, name) for x, name in zip(_pair(prediction, target), ("prediction", "target"), strict=True)
+    )
     if ignore_index is not None:
         p, t = p[t != ignore_index], t[t != ignore_index]
     for name, labels in (("prediction", p), ("target", t)):
@@ -99,8 +115,8 @@ def iou(
 
 
 def mean_iou(prediction: Array, target: Array, num_classes: int, *, ignore_index: int | None = None) -> float:
-    """mIoU: the mean of ``iou`` over the classes that occur in the prediction or the target."""
-    return float(np.nanmean(iou(prediction, target, num_classes, ignore_index=ignore_index).numpy()))
+    """mIoU: the mean of ``iou`` over the classes that occur in the prediction or the target; NaN if none does."""
+    return float(iou(prediction, target, num_classes, ignore_index=ignore_index).nanmean())
 
 
 # ---- classification ----
@@ -117,7 +133,13 @@ def _probabilities(prediction: Array, target: Array) -> tuple[np.ndarray, np.nda
         )
     if np.isnan(p).any() or p.min() < 0 or p.max() > 1:
         raise ValueError("probabilities lie between 0 and 1: apply sigmoid or softmax to logits first")
-    return p, t.astype(np.int64)
+    t, classes = _labels(t, "target"), 2 if p.ndim == 1 else p.shape[1]
+    if t.min() < 0 or t.max() >= classes:
+        raise ValueError(
+            f"targets are the classes 0 to {classes - 1}; got {t.min()} to {t.max()}. Leave cases of which nothing is "
+            "known out first"
+        )
+    return p, t
 
 
 def nll(prediction: Array, target: Array) -> float:
@@ -176,6 +198,10 @@ def bootstrap_interval(
         raise ValueError(f"samples have different numbers of cases: {[len(a) for a in arrays]}")
     if n < 2:
         raise ValueError(f"a bootstrap needs at least 2 cases; got {n}")
+    if resamples < 1 or not 0 < level < 1:
+        raise ValueError(
+            f"got resamples={resamples} and level={level}; they are at least 1 and between 0 and 1"
+        )
     rng, failures = np.random.default_rng(seed), 0
     values: list[float] = []
     while len(values) < resamples:

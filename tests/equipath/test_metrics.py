@@ -1,5 +1,8 @@
 """Metrics against formulas by hand, scikit-learn, torchmetrics and pingouin."""
 
+import math
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -161,6 +164,12 @@ def test_kappa():
         (lambda: M.dice_score([0, 1], [0, 1, 1]), "one shape"),
         (lambda: M.dice_score([0.2, 0.7], [0, 1]), "Threshold"),
         (lambda: M.iou([0, 3], [0, 1], 2), "0 to 1"),
+        (lambda: M.iou([0.2, 0.7], [0, 1], 2), "no labels, such as 0.2"),
+        (lambda: M.iou([np.inf, 1.0], [0, 1], 2), "no labels, such as inf"),
+        (lambda: M.mean_iou([np.nan, 1.0], [0, 1], 2), "no labels, such as nan"),
+        (lambda: M.nll(np.eye(3), [0, 1, -1]), "0 to 2; got -1 to 1"),
+        (lambda: M.accuracy([0.2, 0.3], [0, 5]), "0 to 1; got 0 to 5"),
+        (lambda: M.bootstrap_interval(np.mean, [1.0, 2.0], level=95), "level=95"),
         (lambda: M.auc([0.2, 0.3], [1, 1]), "both classes"),
         (lambda: M.nll([1.2, -3], [1, 0]), "sigmoid"),
         (lambda: M.froc([M.SlideFindings((), (0.1,))]), "at least one lesion"),
@@ -173,3 +182,15 @@ def test_kappa():
 def test_errors(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+def test_what_training_in_low_precision_answers_is_taken():
+    p = torch.tensor([0.25, 0.75, 0.5])
+    assert M.nll(p.bfloat16(), [0, 1, 0]) == M.nll(p, [0, 1, 0])
+    assert M.auc(p.bfloat16(), [0, 1, 0]) == 1
+
+
+def test_a_picture_of_which_nothing_is_known_has_no_mean_iou():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert math.isnan(M.mean_iou([0, 1], [-100, -100], 2, ignore_index=-100))
