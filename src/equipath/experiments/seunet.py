@@ -708,13 +708,23 @@ def _heads(runs: list[dict[str, Any]], data: str, size: str) -> list[Any]:
         f"{', '.join(map(str, best))} (1 has the smallest σ). Mean of the best head's number: "
         f"{best[:middle].mean():.1f} below the training scale, {best[middle + 1 :].mean():.1f} above it; rank "
         f"correlation with the scale {_numbers(runs, 'best_head_trend', 2)} (of the heads' centre of gravity: "
-        f"{_numbers(runs, 'head_centre_trend', 2)}). In the paper it moves from 2 to 5."
+        f"{_numbers(runs, 'head_centre_trend', 2)}). In the paper it moves from 2 to 5. "
+        + _alone(table.mean(1), 100 * float(np.mean([run["metrics"]["mean_iou.P_Ens"] for run in runs])))
     )
     header = ["", *(f"{scales[i]:.2g}" for i in chosen), "mean"]
     caption = (
         f"SEUNet's heads by test scale on {data} ({size}), IoU in percent, best in bold; the paper's table 1."
     )
     return [Table(header, rows, caption), text]
+
+
+def _alone(means: np.ndarray, together: float) -> str:
+    """The best head alone, mean over the scales (S,), against all heads together."""
+    best = int(means.argmax())
+    text = f"Over all scales head {best + 1} alone has {means[best]:.1f}, all heads together (P_Ens) {together:.1f}"
+    if means[best] > together:
+        return f"{text}: here the other heads cost the ensemble more than they bring."
+    return f"{text}."
 
 
 def _sigma_table(arms: Arms, data: str, size: str) -> Table:

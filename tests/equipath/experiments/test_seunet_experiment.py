@@ -129,6 +129,12 @@ def test_pictures_measured_a_few_at_a_time_give_what_they_give_together(monkeypa
     assert together["class_iou"] == pytest.approx(expected, nan_ok=True)
 
 
+def test_a_head_that_is_better_alone_is_named():
+    words = seunet._alone(np.array([30.0, 46.7, 20.0]), 42.9)
+    assert "head 2 alone has 46.7, all heads together (P_Ens) 42.9: here the other heads cost" in words
+    assert seunet._alone(np.array([30.0, 20.0]), 42.9).endswith("(P_Ens) 42.9.")
+
+
 def test_seeds_that_differ_more_than_the_settings_of_sigma_tell_no_order():
     def arm(name, *values):
         runs = [
