@@ -7,6 +7,7 @@ the mean over a pixel and has no direction: no filter ever runs over the pixel g
 reflection and tile gives the same value for the same place.
 """
 
+import itertools
 import math
 import operator
 from dataclasses import dataclass
@@ -318,13 +319,12 @@ def _paint(scene, image, label, tissue, tumour, artefact, ids):
         rgb = image[b0:b1, :, r0 * width : r1 * width]
         here = np.flatnonzero(present[:, b0:b1, r0:r1].any((1, 2)))
         mine = (here, *(t[flat].view(b1 - b0, -1) for t in glands))
-        order, rank, mark = shader.shade((b0, b1, r0, r1), mine, sums[:, flat].view(4, b1 - b0, -1), rgb)
+        nuclear, mark = sums[:, flat].view(4, b1 - b0, -1), artefact[flat].view(b1 - b0, -1)
+        order, rank = shader.shade((b0, b1, r0, r1), mine, nuclear, rgb, mark)
         rank = rank.view(-1).long()
         for out, table in ((label, None), (tissue, CLASS_OF), (tumour, IS_TUMOUR)):
             values = torch.from_numpy(order if table is None else table[order]).to(device)
             torch.index_select(values, 0, rank, out=out[flat])
-        if mark is not None:
-            artefact[flat] = mark.view(-1)
 
 
 class _Shader:
@@ -419,12 +419,11 @@ class _Shader:
                     items.append(item - chunk[0])
         return found, folded, inked
 
-    def shade(self, chunk, glands, nuclear, rgb):
-        """Colour a chunk of pixels into rgb (b, 3, N).
+    def shade(self, chunk, glands, nuclear, rgb, mark):
+        """Colour a chunk of pixels into rgb (b, 3, N) and label its folds and ink in mark (b, N).
 
         Returns:
-            The materials of the layers, numpy int64; which layer is topmost (b, N) float32; artefacts (b, N), or
-            None for none.
+            The materials of the layers, numpy int64, and which layer is topmost (b, N), float32.
         """
         scene, kind, device = self.scene, self.scene.kind, self.device
         items = slice(chunk[0], chunk[1])
@@ -510,54 +509,43 @@ class _Shader:
         if dab is not None:
             stains.append(dab * clear)
 
-        thick, mark, pen = self._artefacts(chunk, xy, m, n, folded, inked)
+        thick, light = self._artefacts(chunk, xy, m, n, folded, inked, mark)
         vectors, white = self.vectors[items], self.white[items]
-        if thick is not None:
-            stains = [s * thick for s in stains]
+        for (k, t), stain in itertools.product(thick.items(), stains):
+            stain[k] *= t
         transmit(stains, vectors, white, rgb)
         if len(ground) > 8:  # a pixel wider than a nucleus: mean light of what nuclei cover and leave
             mean = ground[-3:]
             bare = [haem, eosin] + ([dab] if dab is not None else [])
             full = [mean[1] / mean[0].clamp(min=1e-6), mean[2] / mean[0].clamp(min=1e-6)]
             full += [torch.zeros_like(haem)] if dab is not None else []
-            if thick is not None:
-                bare, full = [s * thick for s in bare], [s * thick for s in full]
+            for (k, t), stain in itertools.product(thick.items(), bare + full):
+                stain[k] *= t
             share = mean[0].clamp(0, 1)[:, None]
             far = transmit(bare, vectors, white) * (1 - share) + transmit(full, vectors, white) * share
             k = self.coarse[items][:, None]
             rgb.mul_(1 - k).add_(far * k)
-        if pen is not None:
-            rgb.mul_(pen)
-        return np.array(order), rank, mark
+        for k, passes in light.items():
+            rgb[k] *= passes
+        return np.array(order), rank
 
-    def _artefacts(self, chunk, xy, m, n, folded, inked):
-        """Folds and pen on some of a chunk's items: how much thicker the section is (b, N), artefact labels
-        (b, N) and the light that ink lets through (b, 3, N); None for what no item has.
+    def _artefacts(self, chunk, xy, m, n, folded, inked, mark):
+        """Folds and ink on some of a chunk's items, labelled in mark (b, N): how much thicker the section is (N,)
+        and the light that ink lets through (3, N), each by the item's place in the chunk.
         """
-        if not folded and not inked:
-            return None, None, None
-        shape, device = xy.shape[1:], self.device
-        mark, thick, pen = torch.zeros(shape, dtype=torch.int64, device=device), None, None
+        thick, light = {}, {}
 
-        def fields(some):
-            p = {k: v[chunk[0] :][some] for k, v in self.marks.items()}
-            soft = self.soft[chunk[0] :][some]
-            if len(some) < len(mark):  # few slides have one: the rest of the batch is left alone
-                return xy[:, some], m[:, some], n[:, some], p, soft
-            return xy, m, n, p, soft
+        def fields(k):
+            return xy[:, k], m[:, k], n[:, k], {name: v[chunk[0] + k] for name, v in self.marks.items()}
 
-        if folded:
-            *where, soft = fields(folded)
-            d = fold_depth(*where).float()
-            thick = torch.ones(shape, device=device)
-            thick[folded] += 0.9 * (d * (1 / soft)).add_(0.5).clamp_(0, 1)
-            mark[folded] = (d > 0).long()
-        if inked:
-            *where, soft = fields(inked)
-            d = pen_depth(*where).float()
-            ink = (d * (1 / (soft + 6.0))).add_(0.5).clamp_(0, 1) * (1 + 0.15 * n[2, inked])
-            colour = _tensor(np.stack([self.scene.slides[chunk[0] + k].pen for k in inked]), device)
-            pen = torch.ones((shape[0], 3, shape[1]), device=device)
-            pen[inked] = (colour[:, :, None] * ink[:, None] * -2.302585).exp_()
-            mark[inked] = mark[inked].masked_fill(d > 0, 2)
-        return thick, mark, pen
+        for k in folded:
+            d = fold_depth(*fields(k)).float()
+            thick[k] = (d * (1 / self.soft[chunk[0] + k])).add_(0.5).clamp_(0, 1).mul_(0.9).add_(1)
+            mark[k] = d > 0
+        for k in inked:
+            d = pen_depth(*fields(k)).float()
+            ink = (d * (1 / (self.soft[chunk[0] + k] + 6.0))).add_(0.5).clamp_(0, 1) * (1 + 0.15 * n[2, k])
+            colour = _tensor(self.scene.slides[chunk[0] + k].pen, self.device)
+            light[k] = (colour[:, None] * ink * -2.302585).exp_()
+            mark[k].masked_fill_(d > 0, 2)
+        return thick, light
