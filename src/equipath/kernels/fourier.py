@@ -84,7 +84,7 @@ def filter_transform(filters: Tensor, group: Group) -> tuple[Tensor, Tensor]:
     g, t, i, o = filters.shape
     every = (kernel.to(filters) @ filters.reshape(g, -1)).view(-1, t * i, o)
     pair = every[ones:].view(2, 2, t * i, o).transpose(1, 2).reshape(2, t * i, 2 * o)
-    return every[:ones], pair
+    return every[:ones].clone(), pair  # a view would keep the memory of all
 
 
 def _forward_filters(weight: Tensor, group: Group) -> Tensor:
@@ -234,12 +234,17 @@ class _FourierConv(torch.autograd.Function):
                 piece = x[first : first + images, :, :, top : top + lines].permute(2, 0, 3, 4, 1)
                 field = torch.mm(plan.signal, piece.reshape(g, -1)).view(g, -1, i)
                 _weight_gradient(signal, field, ones, rows, total)
+        # Large beside the fields of deep layers: each is let go when the next is made of it.
+        del filters, plan
         if wanted[1]:
-            pair = total[1].view(2, k * k * o, 2, i).transpose(1, 2).reshape(4, -1)
-            every = torch.cat([total[0].view(ones, -1), pair])
-            filters_grad = (kernel.to(every).t() @ every).view(g, k * k, o, i)
+            every = total[0].new_empty(ones + 4, k * k * o * i)
+            every[:ones] = total[0].view(ones, -1)
+            every[ones:].view(2, 2, k * k * o, i).copy_(total[1].view(2, k * k * o, 2, i).transpose(1, 2))
+            del total
+            grad_weight = (kernel.to(every).t() @ every).view(g, k * k, o, i)
+            del every
             # u[k] = w[k⁻¹], and inverting twice changes nothing: the same index brings the gradient home.
-            grad_weight = filters_grad.index_select(0, group.inverses.to(x.device))
+            grad_weight = grad_weight.index_select(0, group.inverses.to(x.device))
             grad_weight = grad_weight.permute(2, 3, 0, 1).reshape(o, i, g, k, k)
         return grad_x, grad_weight, None, None, None
 
