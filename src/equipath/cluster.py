@@ -192,7 +192,8 @@ class TissueClusters:
         ``pixels`` in all are drawn, the same number from every picture as far as it has tissue.
 
         Raises:
-            ValueError: no pictures, fewer tissue pixels than clusters, or a whole number below 1.
+            ValueError: no pictures, fewer tissue pixels than clusters, features that are not finite, or a whole
+                number below 1.
         """
         from sklearn.cluster import KMeans
 
@@ -213,6 +214,10 @@ class TissueClusters:
             raise ValueError(
                 f"{len(drawn)} tissue pixels cannot make {k} clusters: the pictures are empty or black; look at "
                 "tissue_mask(picture)"
+            )
+        if not bool(drawn.isfinite().all()):
+            raise ValueError(
+                f"{type(model).__name__} answers with features that are not finite; look at its weights with torch.isfinite"
             )
         means = KMeans(k, n_init=10, random_state=seed).fit(drawn.numpy())
         return cls(model, torch.from_numpy(means.cluster_centers_).float(), layer, size)
@@ -264,5 +269,8 @@ def _inscribed(side: int) -> Tensor:
 
 
 def _check_picture(image: Tensor) -> None:
-    if image.dim() != 3 or image.shape[0] != 3:
-        raise ValueError(f"a picture is (3, H, W); got {tuple(image.shape)}")
+    if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        raise ValueError(
+            f"a picture is (3, H, W), of floats in [0, 1] (bytes divided by 255); got {image.dtype} of shape "
+            f"{tuple(image.shape)}"
+        )

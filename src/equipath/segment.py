@@ -689,6 +689,11 @@ def cluster_folder(
 
     Returns:
         One row a picture: name, size, share of each cluster.
+
+    Raises:
+        DataError: no folder, no or damaged pictures, two of one name, results that are there already or cannot be
+            written.
+        ValueError: a network without layers to cluster, or numbers that cannot be.
     """
     from equipath.cluster import TissueClusters, paint_background
 
@@ -706,6 +711,14 @@ def cluster_folder(
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
     if not files:
         raise DataError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}).")
+    stems: dict[str, Path] = {}
+    for path in files:
+        if (other := stems.setdefault(path.stem, path)) is not path:
+            raise DataError(
+                f"{other.name} and {path.name} would have one name for their results; rename one."
+            )
+    if out.resolve() == folder.resolve() or (out.exists() and not out.is_dir()):
+        raise DataError(f"{out} is the folder of the pictures, or no folder; choose another for the results.")
     if (out / "clusters.csv").exists():
         raise DataError(f"{out / 'clusters.csv'} is there already; delete it, or choose another folder.")
     model, run_on = _on_device(model, device)
@@ -721,33 +734,41 @@ def cluster_folder(
     # The 2000 vectors come from at most 100 pictures, which memory holds at once.
     some = files[:: math.ceil(len(files) / 100)]
     found = TissueClusters.fit(model, (read(path)[1] for path in some), k, layer=layer, seed=seed)
-    out.mkdir(parents=True, exist_ok=True)
     names = [f"cluster {c + 1}" for c in range(k)]
     palette = np.full((256, 3), 255, np.uint8)
     palette[:k] = [_rgb(c + 1) for c in range(k)]
     rows: list[dict[str, Any]] = []
-    for path in files:
-        pixels, painted = read(path)
-        small = found.predict(painted).cpu().numpy()
-        small = np.where(small == IGNORE, OUTSIDE, small).astype(np.uint8)
-        high, wide = pixels.shape[:2]
-        labels = Image.fromarray(small).resize((wide, high), Image.Resampling.NEAREST)
-        flat = np.asarray(labels)
-        labels.putpalette(palette.ravel().tolist())
-        labels.save(out / f"{path.stem}.clusters.png")
-        over = np.where(flat == OUTSIDE, 0, flat.astype(np.int64) + 2)  # 1 would be class 0, what lies around
-        _sheet([pixels, _overlay(pixels, over)], ["glass", *names]).save(out / f"{path.stem}.preview.png")
-        seen = np.bincount(flat.ravel(), minlength=256)[:k]
-        rows.append(
-            {"name": path.name, "height": high, "width": wide}
-            | {n: round(float(c / max(seen.sum(), 1)), 4) for n, c in zip(names, seen, strict=True)}
-        )
-        if progress:
-            progress(len(rows), len(files))
-    part = out / "clusters.csv.part"
-    with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    part.replace(out / "clusters.csv")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for path in files:
+            pixels, painted = read(path)
+            small = found.predict(painted).cpu().numpy()
+            small = np.where(small == IGNORE, OUTSIDE, small).astype(np.uint8)
+            high, wide = pixels.shape[:2]
+            labels = Image.fromarray(small).resize((wide, high), Image.Resampling.NEAREST)
+            flat = np.asarray(labels)
+            labels.putpalette(palette.ravel().tolist())
+            labels.save(out / f"{path.stem}.clusters.png")
+            over = np.where(
+                flat == OUTSIDE, 0, flat.astype(np.int64) + 2
+            )  # 1 would be class 0, what lies around
+            _sheet([pixels, _overlay(pixels, over)], ["glass", *names]).save(out / f"{path.stem}.preview.png")
+            seen = np.bincount(flat.ravel(), minlength=256)[:k]
+            rows.append(
+                {"name": path.name, "height": high, "width": wide}
+                | {n: round(float(c / max(seen.sum(), 1)), 4) for n, c in zip(names, seen, strict=True)}
+            )
+            if progress:
+                progress(len(rows), len(files))
+        part = out / "clusters.csv.part"
+        with part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        part.replace(out / "clusters.csv")
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or out} could not be written ({error.strerror or error}); make room or choose another "
+            "folder."
+        ) from error
     return rows

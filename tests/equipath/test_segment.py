@@ -417,6 +417,18 @@ def test_cores_are_clustered_alike(tmp_path):
         assert set(labels.ravel().tolist()) <= left
     with pytest.raises(DataError, match="there already"):
         cluster_folder(model, cores, tmp_path / "out", 2)
+    for place in (cores, cores / "core0.png"):
+        with pytest.raises(DataError, match="choose another for the results"):
+            cluster_folder(model, cores, place, 2)
+    with pytest.raises(DataError, match="could not be written"):
+        cluster_folder(model, cores, cores / "core0.png" / "out", 2, layer=2, side=128)
+    model.features = lambda x, layer: nn.functional.avg_pool2d(x / 0, 4)
+    with pytest.raises(ValueError, match="features that are not finite"):
+        cluster_folder(model, cores, tmp_path / "out3", 2, layer=2, side=128)
+    (cores / "core0.jpg").write_bytes((cores / "core0.png").read_bytes())
+    with pytest.raises(DataError, match="would have one name"):
+        cluster_folder(model, cores, tmp_path / "out3", 2)
+    assert not (tmp_path / "out3").exists()
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no pictures"):
         cluster_folder(model, tmp_path / "empty", tmp_path / "out3", 2)
