@@ -195,3 +195,11 @@ def test_the_page_takes_the_rows_and_keeps_its_words(tmp_path):
     file.write_text("no place")
     with pytest.raises(ValueError, match="no place for the rows"):
         page.refresh(file, [made])
+
+
+@pytest.mark.parametrize(("threads", "ratio"), [(1, 2.0), (2, 3.0)])
+def test_several_threads_are_told_by_their_fastest_rounds(threads, ratio, monkeypatch):
+    times = {"ours expand": [30.0, 40.0, 99.0], "ours fourier": [50.0] * 3, "theirs": [10.0, 20.0, 90.0]}
+    monkeypatch.setattr(harness, "interleaved", lambda steps, device, **kw: times)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert row().ratio == ratio
