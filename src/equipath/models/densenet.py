@@ -35,7 +35,7 @@ from equipath.nn.group import (
     GroupPool,
     LiftingConv2d,
 )
-from equipath.nn.sizes import SizeContract, at_valid_size
+from equipath.nn.sizes import SizeContract, at_valid_size, check_whole
 
 BLOCKS = 5
 
@@ -78,7 +78,7 @@ class DenseNet(nn.Module):
         pad_to_valid: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        _check_arguments(type(self).__name__, in_channels, out_channels, growth)
+        check_whole(type(self).__name__, in_channels=in_channels, out_channels=out_channels, growth=growth)
         self.in_channels, self.growth, self.dense = in_channels, growth, dense
         self.pad_to_valid = pad_to_valid
         self.output_field = "planar" if dense else "invariant"
@@ -137,7 +137,7 @@ class GroupDenseNet(nn.Module):
     ) -> None:
         super().__init__()
         self.group = g = named_group(group)
-        _check_arguments(type(self).__name__, in_channels, out_channels, growth)
+        check_whole(type(self).__name__, in_channels=in_channels, out_channels=out_channels, growth=growth)
         self.in_channels, self.growth, self.dense = in_channels, growth, dense
         self.pad_to_valid = pad_to_valid
         self.output_field = "planar" if dense else "invariant"
@@ -199,12 +199,6 @@ class P4MDenseNet(GroupDenseNet):
         pad_to_valid: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(in_channels, out_channels, growth, group=P4M, dense=dense, pad_to_valid=pad_to_valid)
-
-
-def _check_arguments(who: str, in_channels: int, out_channels: int, growth: int) -> None:
-    for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("growth", growth)):
-        if value < 1:
-            raise ValueError(f"{who} needs {name} of at least 1; got {value}")
 
 
 def _summary(model: nn.Module, name: str, output_field: str, equivariant_to: str) -> Summary:

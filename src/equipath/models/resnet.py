@@ -21,7 +21,7 @@ from equipath.groups import P4M, Group
 from equipath.groups import group as named_group
 from equipath.models.summary import Summary, count_parameters
 from equipath.nn.cache import KeptFilters
-from equipath.nn.sizes import SizeContract, at_valid_size
+from equipath.nn.sizes import SizeContract, at_valid_size, check_whole
 from equipath.nn.sre import EvenAvgPool2d, SREConv2d
 
 # Fields of e2cnn's first stage, by the group's order, with which it has as many parameters as SREResNet18.
@@ -69,9 +69,7 @@ class _ResNet18(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         who = type(self).__name__
-        for name, value in (("in_channels", in_channels), ("num_classes", num_classes), ("width", width)):
-            if value < 1:
-                raise ValueError(f"{who} needs {name} of at least 1; got {value}")
+        check_whole(who, in_channels=in_channels, num_classes=num_classes, width=width)
         if len(kernel_sizes) != 4 or any(k < 1 or k % 2 == 0 for k in (*kernel_sizes, stem_kernel_size)):
             raise ValueError(
                 f"{who} needs an odd stem_kernel_size and four odd kernel_sizes, one a stage; got "

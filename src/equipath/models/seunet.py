@@ -40,7 +40,7 @@ from equipath.nn.scale import (
     SESNConv2d,
     SESNLiftingConv2d,
 )
-from equipath.nn.sizes import SizeContract, at_valid_size
+from equipath.nn.sizes import SizeContract, at_valid_size, check_whole
 
 Convolution = Callable[[int, int, int], nn.Module]  # in_channels, out_channels, level (0 is the finest)
 STRATEGIES = ("P_Ens", "P_Dist", "mean")
@@ -92,14 +92,6 @@ def scale_ensemble(logits: Tensor, strategy: str = "P_Ens") -> Tensor:
         best = distance.argmax(1)[:, None, None].expand(-1, p.shape[1], -1, -1, -1)
         return p.gather(2, best)[:, :, 0]
     return (p * torch.softmax(distance, 1)[:, None]).sum(2)
-
-
-def _check(network: nn.Module, **values: int) -> None:
-    for label, value in values.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"{type(network).__name__} needs {label} as a whole number from 1 up; got {value!r}"
-            )
 
 
 class _ScaleUNet(nn.Module):
@@ -261,8 +253,10 @@ class SEUNet(_ScaleUNet):
         norm: str = "shared",
         pad_to_valid: bool = False,
     ) -> None:
-        _check(self, in_channels=in_channels, out_channels=out_channels, width=width)
-        _check(self, scales=scales, depth=depth)
+        check_whole(
+            type(self).__name__, in_channels=in_channels, out_channels=out_channels, width=width, scales=scales,
+            depth=depth,
+        )  # fmt: skip
         if norm not in ("shared", "separate"):
             raise ValueError(f"norm is {norm!r}; the choices are 'shared' and 'separate'")
         if sigmas is None:
@@ -316,7 +310,9 @@ class _ProjectedUNet(_ScaleUNet):
         self, in_channels: int, out_channels: int, width: int, depth: int, first: Convolution,
         layer: Convolution, projection: str, pad_to_valid: bool,
     ) -> None:  # fmt: skip
-        _check(self, in_channels=in_channels, out_channels=out_channels, width=width, depth=depth)
+        check_whole(
+            type(self).__name__, in_channels=in_channels, out_channels=out_channels, width=width, depth=depth
+        )
         head = nn.Sequential(ScaleProjection(projection), nn.Conv2d(width, out_channels, 1))
         super().__init__(in_channels, width, depth, first, layer, head, None, pad_to_valid)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equipath.models.summary import Summary, count_parameters
 from equipath.models.unet import check_unet_arguments
-from equipath.nn.sizes import SizeContract, at_valid_size
+from equipath.nn.sizes import SizeContract, at_valid_size, check_whole
 from equipath.nn.steerable import (
     Fields,
     GatedReLU,
@@ -58,8 +58,7 @@ class SteerableUNet(nn.Module):
     ) -> None:
         super().__init__()
         check_unet_arguments("SteerableUNet", in_channels, out_channels, scalars, depth, 2, 1)
-        if vectors < 1:
-            raise ValueError(f"SteerableUNet needs at least 1 vector field; got vectors={vectors}")
+        check_whole("SteerableUNet", vectors=vectors)
         if nonlinearity not in ("gate", "norm"):
             raise ValueError(f"nonlinearity is {nonlinearity!r}; the choices are 'gate' and 'norm'")
         self.in_channels, self.depth = in_channels, depth

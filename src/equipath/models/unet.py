@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from equipath.models.summary import Summary, count_parameters
-from equipath.nn.sizes import SizeContract, at_valid_size
+from equipath.nn.sizes import SizeContract, at_valid_size, check_whole
 
 
 def unet_sizes(depth: int, pooling: int) -> SizeContract:
@@ -54,11 +54,7 @@ def check_unet_arguments(
     who: str, in_channels: int, out_channels: int, width: int, depth: int, pooling: int, head_kernel_size: int
 ) -> None:
     """One sentence for each argument that cannot be built; shared by the plain and the group U-Net."""
-    for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("width", width)):
-        if value < 1:
-            raise ValueError(f"{who} needs {name} of at least 1; got {value}")
-    if depth < 1:
-        raise ValueError(f"{who} needs a depth of at least 1 (how often it halves the picture); got {depth}")
+    check_whole(who, in_channels=in_channels, out_channels=out_channels, width=width, depth=depth)
     if pooling not in (2, 3):
         raise ValueError(f"{who} pools with windows of 2 or 3 pixels; got pooling={pooling}")
     if head_kernel_size < 1 or head_kernel_size % 2 == 0:

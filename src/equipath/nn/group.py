@@ -21,7 +21,7 @@ from equipath.kernels import fourier, regular
 from equipath.kernels.evaluate import cheaper_group_conv, open_preferences, preferred
 from equipath.nn.cache import KeptFilters
 from equipath.nn.export import Reduced
-from equipath.nn.sizes import PADDING_MODES, check_border, check_numbers, check_stride
+from equipath.nn.sizes import PADDING_MODES, check_border, check_numbers, check_stride, check_whole
 
 # Pairs of fields, by the group's order, below which the Fourier transform never pays: the cost model is not asked.
 FEW = {4: 70, 8: 24}
@@ -91,17 +91,11 @@ class _GroupConvolution(nn.Module):
         elif isinstance(padding, str):
             raise ValueError(f"{who}: padding={padding!r}; give a number or 'same'")
         self.padding = _one(padding, "padding", who)
-        for name, value, least in (
-            ("in_channels", in_channels, 1),
-            ("out_channels", out_channels, 1),
-            ("kernel_size", self.kernel_size, 1),
-            ("stride", self.stride, 1),
-            ("dilation", self.dilation, 1),
-            ("padding", self.padding, 0),
-            ("groups", groups, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{who}: {name}={value}; it must be at least {least}")
+        check_whole(
+            who, in_channels=in_channels, out_channels=out_channels, kernel_size=self.kernel_size,
+            stride=self.stride, dilation=self.dilation, groups=groups,
+        )  # fmt: skip
+        check_whole(who, 0, padding=self.padding)
         if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"{who}: {in_channels} and {out_channels} channels do not divide into groups={groups}"

@@ -29,7 +29,7 @@ from equipath.kernels.gaussian import (
 from equipath.kernels.hermite import hermite_radii, hermite_taps
 from equipath.kernels.separable import derivative_orders, evaluations, scale_conv2d, separable_basis
 from equipath.nn.export import Reduced
-from equipath.nn.sizes import PADDING_MODES, check_border, check_numbers, check_windows
+from equipath.nn.sizes import PADDING_MODES, check_border, check_numbers, check_whole, check_windows
 
 MODES = ("constrained", "fixed", "free")
 
@@ -56,12 +56,6 @@ def _check_field(x: Tensor, channels: int | None, scales: int | None, who: str) 
         raise ValueError(f"{who} takes a scale field (B, {c}, {s}, H, W); got {tuple(x.shape)}")
 
 
-def _check_whole(who: str, least: int = 1, **values: int) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{who} needs {name} as a whole number from {least} up; got {value!r}")
-
-
 class _Planes(nn.Module):
     """Runs per-scale plain convolutions: what the layers become when written as plain torch."""
 
@@ -85,7 +79,7 @@ class _ScaleConvolution(nn.Module):
         padding_mode: str, device: torch.device | str | None, dtype: torch.dtype | None,
     ) -> None:  # fmt: skip
         super().__init__()
-        _check_whole(type(self).__name__, in_channels=in_channels, out_channels=out_channels)
+        check_whole(type(self).__name__, in_channels=in_channels, out_channels=out_channels)
         if padding_mode not in PADDING_MODES:
             raise ValueError(f"padding_mode is {padding_mode!r}; the choices are {', '.join(PADDING_MODES)}")
         self.in_channels, self.out_channels, self.scales = in_channels, out_channels, scales
@@ -492,9 +486,9 @@ class ScaleBatchNorm2d(nn.BatchNorm2d):
     input_field = output_field = "scale"
 
     def __init__(self, num_features: int, scales: int | None = None, **options) -> None:
-        _check_whole("ScaleBatchNorm2d", num_features=num_features)
+        check_whole("ScaleBatchNorm2d", num_features=num_features)
         if scales is not None:
-            _check_whole("ScaleBatchNorm2d", scales=scales)
+            check_whole("ScaleBatchNorm2d", scales=scales)
         super().__init__(num_features * (scales or 1), **options)
         self.scales, self.channels = scales, num_features
 
@@ -523,7 +517,7 @@ class ScaleMaxPool2d(nn.Module):
 
     def __init__(self, kernel_size: int = 2) -> None:
         super().__init__()
-        _check_whole("ScaleMaxPool2d", kernel_size=kernel_size)
+        check_whole("ScaleMaxPool2d", kernel_size=kernel_size)
         self.kernel_size = kernel_size
 
     def forward(self, x: Tensor) -> Tensor:
@@ -591,7 +585,7 @@ class ScaleHeads(nn.Module):
         device: torch.device | str | None = None, dtype: torch.dtype | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        _check_whole("ScaleHeads", in_channels=in_channels, out_channels=out_channels, scales=scales)
+        check_whole("ScaleHeads", in_channels=in_channels, out_channels=out_channels, scales=scales)
         self.weight = nn.Parameter(torch.empty(scales, out_channels, in_channels, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(scales, out_channels, device=device, dtype=dtype))
         bound = 1 / math.sqrt(in_channels)

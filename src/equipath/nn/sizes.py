@@ -1,4 +1,5 @@
-"""Which pictures a network accepts: what is wrong with one is said in words; sizes are met by padding on request.
+"""Which pictures and numbers a network accepts: what is wrong with one is said in words; sizes are met by padding on
+request.
 
 Halving a grid and doubling it again returns to the same pixels only for some sizes, and a strided layer
 commutes with turns only if its grid of samples is symmetric in the picture. Both are one statement about the
@@ -6,6 +7,7 @@ size: ``N ≡ remainder (mod step)``.
 """
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -14,6 +16,13 @@ from torch import Tensor
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 """How torch fills what a filter sees beyond the picture."""
+
+
+def check_whole(who: str, least: int = 1, **values: int) -> None:
+    """Raise unless each of the named values is a whole number from ``least`` up."""
+    for name, value in values.items():
+        if not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{who} needs {name} as a whole number from {least} up; got {value!r}")
 
 
 def check_numbers(x: Tensor, like: Tensor, who: str) -> None:

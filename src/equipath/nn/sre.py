@@ -18,7 +18,14 @@ from equipath.kernels.basis import basis_conv2d, crop_filters, evaluation, expan
 from equipath.kernels.evaluate import dense_conv2d, open_preferences
 from equipath.kernels.rings import ring_basis, ring_count, ring_sizes
 from equipath.nn.cache import KeptFilters
-from equipath.nn.sizes import PADDING_MODES, check_border, check_numbers, check_stride, check_windows
+from equipath.nn.sizes import (
+    PADDING_MODES,
+    check_border,
+    check_numbers,
+    check_stride,
+    check_whole,
+    check_windows,
+)
 
 
 class _SREBase(nn.Module):
@@ -33,12 +40,15 @@ class _SREBase(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         who = type(self).__name__
-        for name, value, least in (
-            ("in_channels", in_channels, 1), ("out_channels", out_channels, 1), ("stride", stride, 1),
-            ("padding", padding, 0), ("dilation", dilation, 1), ("groups", groups, 1),
-        ):  # fmt: skip
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{who} needs {name} as a whole number from {least} up; got {value!r}")
+        check_whole(
+            who,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+        )
+        check_whole(who, 0, padding=padding)
         if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"{who} splits its channels into {groups} groups, which must divide in_channels "

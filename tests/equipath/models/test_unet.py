@@ -72,8 +72,9 @@ def test_default_sizes_are_the_papers():
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        ({"width": 0}, "width of at least 1"),
-        ({"depth": 0}, "depth"),
+        ({"width": 0}, "width as a whole number from 1 up; got 0"),
+        ({"width": 2.5}, "width as a whole number from 1 up; got 2.5"),
+        ({"depth": 0}, "depth as a whole number from 1 up"),
         ({"pooling": 4}, "2 or 3"),
         ({"norm": "layer"}, "'group'"),
         ({"head_kernel_size": 2}, "odd"),

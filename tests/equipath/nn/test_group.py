@@ -709,7 +709,7 @@ def test_initial_scale_is_that_of_an_ordinary_convolution():
     ("call", "says"),
     [
         (lambda: GroupConv2d(2, 2, (3, 5)), "one whole number for both"),
-        (lambda: GroupConv2d(0, 2, 3), "in_channels=0"),
+        (lambda: GroupConv2d(0, 2, 3), "in_channels as a whole number from 1 up"),
         (lambda: GroupConv2d(2, 2, 2, padding="same"), "odd kernel_size"),
         (lambda: GroupConv2d(2, 2, 3, padding="valid"), "'same'"),
         (lambda: GroupConv2d(2, 3, 3, groups=2), "do not divide"),
