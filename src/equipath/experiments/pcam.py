@@ -541,6 +541,21 @@ def _fitting(whole: dict[Any, list[dict[str, Any]]], arms: list[str], on: str) -
             " It is behind where it was trained, before anything is said of other patients: it has learned less. At "
             f"equal weights a layer adds {fields} fields to it and {channels} channels to the plain network."
         )
+        alike = (
+            "P4M-DenseNet",
+            "P4-DenseNet",
+            "DenseNet",
+        )  # equal weights, patches as they are, more and more fields
+        if set(alike) <= set(arms):
+            learned = [
+                float(np.mean([run["metrics"]["training_nll"] for run in whole[(arm,)]])) for arm in alike
+            ]
+            if learned == sorted(learned, reverse=True):
+                growths = (config["growths"][ARMS.index(arm)] for arm in alike)
+                text += (
+                    f" What is learned follows the number of fields: with {', '.join(map(str, growths))} of them a layer "
+                    f"({', '.join(alike)}) the NLL on the training patches is {', '.join(f'{v:.3f}' for v in learned)}."
+                )
     if config["epochs"] * config["batches"] * config["batch"] <= config["patches"]:
         text += (
             f" And no patch of {config['patches']:,} comes twice in a training of this length. So there is nothing to "

@@ -167,9 +167,10 @@ def test_fractions_are_for_the_networks_that_are_compared(tmp_path, monkeypatch)
 def test_the_page_says_where_a_network_is_behind():
     """At training already, or on other patients only: told from the numbers, and only where they say so."""
 
-    def page(training, test, patches=8000):
+    def page(training, test, patches=8000, *others):
         runs = []
-        for arm, (here, there) in (("P4M-DenseNet", (training, test)), ("DenseNet+", (0.5, 0.52))):
+        known = (("P4M-DenseNet", (training, test)), ("DenseNet+", (0.5, 0.52)), *others)
+        for arm, (here, there) in known:
             metrics = dict.fromkeys(("accuracy", "auc", "spread", "validation_nll"), 0.5)
             metrics |= {"auc_interval": [0.4, 0.6], "training_nll": here, "nll": there}
             config = asdict(SMALL) | {"model": arm, "parameters": 9000, "fraction": 1.0, "patches": patches}
@@ -182,6 +183,12 @@ def test_the_page_says_where_a_network_is_behind():
     assert "changes by +0.030, DenseNet+'s by +0.020" in words
     assert "it has learned less" in words
     assert "no patch of 8,000 comes twice" in words
+    assert "number of fields" not in words
+    others = ("P4-DenseNet", (0.52, 0.6)), ("DenseNet", (0.49, 0.6))
+    words = page(0.53, 0.56, 8000, *others)[-1]
+    assert "with 3, 4, 8 of them a layer (P4M-DenseNet, P4-DenseNet, DenseNet)" in words
+    assert "the NLL on the training patches is 0.530, 0.520, 0.490." in words
+    assert "number of fields" not in page(0.515, 0.56, 8000, *others)[-1]
     words = page(0.48, 0.56, patches=125)[-1]
     assert "0.020 lower than DenseNet+'s on the training patches" in words
     assert "learned less" not in words
