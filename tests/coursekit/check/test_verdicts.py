@@ -63,6 +63,20 @@ def test_a_misconception_in_part_is_not_the_misconception():
     assert verdict.misconception is None
 
 
+def test_a_slow_machine_does_not_change_what_is_said():
+    """A wrong answer that takes two thirds of its time is known by its replies all the same."""
+    pause = turn_image.seconds / 1.5 / len(turn_image.rehearse().log)
+
+    def slowly(x, r):
+        start = time.thread_time()
+        while time.thread_time() - start < pause:
+            pass
+        return toys.clockwise(x, r)
+
+    assert turn_image.judge(slowly).misconception == "clockwise"
+
+
+
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
