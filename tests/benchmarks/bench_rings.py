@@ -41,7 +41,11 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
         def published(layer=layer, x=x, k=k):
             return F.conv2d(x, layer.filters, padding=k // 2)
 
-        def ours(way, layer=layer, x=x):
+        chosen = layer.evaluation(x)
+
+        def ours(way, layer=layer, x=x, chosen=chosen):
+            if way == chosen:  # as it is used: the layer chooses
+                return layer(x)
             with prefer(way):
                 return layer(x)
 
@@ -50,7 +54,6 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
             for way in ("expand", "factor")
         }
         infer = {way: quiet(lambda way=way, ours=ours: ours(way)) for way in ("expand", "factor")}
-        chosen = layer.evaluation(x)
         yield compare(
             f"{label}, training step", "dense filters", shape, train,
             training_step(published, (x, layer.weight), seed), chosen=chosen, goal=1.1, device=device,

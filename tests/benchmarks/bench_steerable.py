@@ -61,7 +61,11 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
         other, tensor = peer
         seed = torch.randn(batch, 3 * count, side, side)
 
-        def ours(way, layer=layer, x=x):
+        chosen = layer.evaluation(x)
+
+        def ours(way, layer=layer, x=x, chosen=chosen):
+            if way == chosen:  # as it is used: the layer chooses
+                return layer(x)
             with prefer(way):
                 return layer(x)
 
@@ -70,7 +74,6 @@ def rows(device: torch.device, *, brief: bool = False) -> Iterator[Row | None]:
             way: training_step(lambda way=way, ours=ours: ours(way), (x, layer.weight), seed) for way in ways
         }
         infer = {way: quiet(lambda way=way, ours=ours: ours(way)) for way in ways}
-        chosen = layer.evaluation(x)
 
         def theirs(other=other, tensor=tensor):
             return other(tensor).tensor
