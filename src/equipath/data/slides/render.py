@@ -414,8 +414,8 @@ class _Shader:
                 if not found[k]:
                     found[k] = not distance().hi < -0.51 * self.widths[item][material] - 0.1
             edge = 0.51 * self.widths[item][0] + 4.0  # ink's is 6 µm softer
-            for items, depth in ((folded, fold_depth), (inked, pen_depth)):
-                if not depth(*fields).hi < -edge:
+            for items, half, depth in ((folded, "fold_half", fold_depth), (inked, "pen_half", pen_depth)):
+                if self.numbers[item][half] > 0 and not depth(*fields).hi < -edge:
                     items.append(item - chunk[0])
         return found, folded, inked
 
