@@ -118,13 +118,26 @@ def _count(folder: Path, split: str, kind: str | None) -> int:
     return len(_labels(folder, split, kind))
 
 
-def _labels(folder: Path, split: str, kind: str | None) -> np.ndarray:
-    if kind == "arrays":
-        return np.load(folder / "converted" / f"{split}_y.npy").reshape(-1)
-    import h5py
+def _stored(folder: Path, split: str, part: str, kind: str | None, *, read: bool = False) -> Any:
+    """Pixels ("x") or labels ("y") of a split as they lie on disk, or with ``read`` in memory."""
+    path = folder / (_STEM.format(split, part) + ".h5")
+    try:
+        if kind == "arrays":
+            path = folder / "converted" / f"{split}_{part}.npy"
+            found = np.load(path, mmap_mode="r")
+        else:
+            import h5py
 
-    with h5py.File(folder / (_STEM.format(split, "y") + ".h5")) as file:
-        return file["y"][:].reshape(-1)
+            found = h5py.File(path)[part]
+        return np.array(found) if read else found
+    except (OSError, KeyError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{path} is damaged ({error}); delete it and run `equipath data fetch pcam`."
+        ) from error
+
+
+def _labels(folder: Path, split: str, kind: str | None) -> np.ndarray:
+    return _stored(folder, split, "y", kind, read=True).reshape(-1)
 
 
 SOURCE = Source(
@@ -220,11 +233,7 @@ def read(
 
 @lru_cache(maxsize=6)
 def _pixels(folder: str, split: str, kind: str) -> Any:
-    if kind == "arrays":
-        return np.load(Path(folder) / "converted" / f"{split}_x.npy", mmap_mode="r")
-    import h5py
-
-    return h5py.File(Path(folder) / (_STEM.format(split, "x") + ".h5"))["x"]
+    return _stored(Path(folder), split, "x", kind)
 
 
 def _slides(folder: Path, split: str, labels: np.ndarray) -> list[str] | None:

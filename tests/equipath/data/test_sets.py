@@ -18,7 +18,7 @@ from test_fetch import Server, tarred, zipped
 from torch.utils.data import DataLoader
 
 from equipath import data
-from equipath.data import DataError, bcss, dsb2018, gleason2019, monuseg, ocelot
+from equipath.data import DataError, bcss, dsb2018, gleason2019, monuseg, ocelot, pcam
 from equipath.data.fetch import fetch, status
 from equipath.data.items import IGNORE, Items, crops, nested, read_array, read_folder, split_of, write_folder
 
@@ -129,6 +129,27 @@ def pcam_bodies(swap=False):
             )
         bodies[stem + "meta.csv"] = "\n".join(rows).encode()
     return bodies, arrays
+
+
+@pytest.mark.parametrize("form", ["h5", "npy"])
+@pytest.mark.parametrize("part", ["x", "y"])
+def test_damaged_arrays_of_pcam_are_said(tmp_path, form, part):
+    pytest.importorskip("h5py")
+    bodies, arrays = pcam_bodies()
+    folder = tmp_path / "pcam"
+    (folder / "converted").mkdir(parents=True)
+    for name, values in zip("xy", arrays["train"], strict=True):
+        if form == "npy":
+            np.save(folder / "converted" / f"train_{name}.npy", values)
+        else:
+            stem = f"camelyonpatch_level_2_split_train_{name}.h5"
+            (folder / stem).write_bytes(gzip.decompress(bodies[stem + ".gz"]))
+    assert len(data.load("pcam", root=tmp_path)) == 6
+    (damaged,) = folder.rglob(f"*train_{part}.{form}")
+    damaged.write_bytes(b"no array at all")
+    pcam._pixels.cache_clear()
+    with pytest.raises(DataError, match=rf"train_{part}.{form} is damaged"):
+        data.load("pcam", root=tmp_path)[0]
 
 
 def test_pcam(server, tmp_path):
