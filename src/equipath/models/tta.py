@@ -56,7 +56,7 @@ class TestTimeAverage(nn.Module):
     ) -> None:
         super().__init__()
         output = output or getattr(model, "output_field", None)
-        self._guess = output is None
+        self._guess, self._looked = output is None, False
         output = output or "planar"
         if output not in ("planar", "invariant"):
             raise ValueError(f"output is {output!r}; only 'planar' and 'invariant' outputs can be averaged")
@@ -75,6 +75,11 @@ class TestTimeAverage(nn.Module):
 
     def body(self, x: Tensor) -> Tensor:
         """The same without looking at shapes: what ``export`` traces."""
+        if self._guess and not self._looked:
+            raise ValueError(
+                "TestTimeAverage does not know yet how its model's answers move: call it once before it is exported, or "
+                "say output='planar' or 'invariant'"
+            )
         return self._average(x, _act_unchecked)
 
     def _look(self, y: Tensor) -> None:
@@ -86,6 +91,7 @@ class TestTimeAverage(nn.Module):
             )
         if self._guess and y.dim() < 3:
             self.output_field = "invariant"
+        self._looked = True
         if self.output_field == "planar" and y.dim() < 3:
             raise ValueError(
                 f"a planar output is a map (B, K, H, W); the model returns {tuple(y.shape)}: say output='invariant'"

@@ -12,6 +12,7 @@ from equipath.models.seunet import DISCOUNet, PlainUNet, SESNUNet, SEUNet
 from equipath.models.steerable_unet import SteerableUNet
 from equipath.models.tta import TestTimeAverage
 from equipath.models.unet import UNet
+from equipath.nn.export import export
 from equipath.nn.group import GroupConv2d, GroupConvTranspose2d, GroupToPlaneConv2d, LiftingConv2d
 from equipath.nn.scale import DISCOConv2d, GaussianDerivativeLiftingConv2d, SESNConv2d
 from equipath.nn.sizes import SizeContract
@@ -177,6 +178,9 @@ def test_an_average_tells_classes_from_maps_by_the_answer():
     torch.testing.assert_close(average(x), want)
     assert average.output_field == "invariant"
     assert equivariance_error(average, x, roto_reflections()[5], squared=False) < 1e-6
+    torch.testing.assert_close(export(average)(x), want)
+    with pytest.raises(ValueError, match="call it once before it is exported"):
+        export(TestTimeAverage(net))
     with pytest.raises(ValueError, match="output='invariant'"):
         TestTimeAverage(net, output="planar")(x)
     with pytest.raises(TypeError, match="returns tuple"):
