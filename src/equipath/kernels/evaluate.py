@@ -148,7 +148,8 @@ def group_conv_work(
     pairs = fields_in * fields_out * taps
     fourier_products = {4: 6, 8: 12}[order]
     new_filters = 0 if kept else (2 if training else 1)
-    gathered = order * taps * places * (fields_in + (fields_out if training else 0))
+    # Backwards, the other field is transformed beside the gathered one, and both gradients are laid out anew.
+    gathered = order * taps * places * (fields_in + (1.7 * fields_out if training else 0))
     return {
         "expand": Work(passes * order**2 * pairs * places, 0, new_filters * order**2 * pairs, passes),
         # Products of blocks that just fit the cache run at about 3/4 of a large convolution's rate.
