@@ -605,6 +605,7 @@ def _fractions(
             ("network", *(f"{count} patches" for count in counts)), rows,
             f"The same test after training on fewer patches ({on}); AUC in percent.",
         ),
+        *_scarce({arm: [by.get((arm, share), []) for share in (shares[0], shares[-1])] for arm in COMPARED}, counts[-1]),
         Picture(
             f"{data}-{size}", figure,
             f"AUC and NLL against the number of training patches. AUC in percent from {counts[0]} patches downwards: "
@@ -612,6 +613,26 @@ def _fractions(
             f"AUC and NLL by the number of training patches ({on}); dots are single seeds, lines their means.",
         ),
     ]  # fmt: skip
+
+
+def _scarce(few: dict[str, list[list[dict[str, Any]]]], count: int) -> list[str]:
+    """Who is ahead on the fewest patches, and how much of that was learnt by heart, against all patches.
+
+    ``few``: the runs of each network on all patches and on ``count`` of them.
+    """
+    if any("training_nll" not in run["metrics"] for pair in few.values() for some in pair for run in some):
+        return []
+    if not all(some for pair in few.values() for some in pair):
+        return []
+    rises = ", ".join(f"{_rise(least):+.3f} ({arm})" for arm, (_, least) in few.items())
+    text = f"On {count} patches the NLL rises from training to test patches by {rises}."
+    best = [min(few, key=lambda arm: np.mean([run["metrics"]["nll"] for run in few[arm][k]])) for k in (0, 1)]
+    if best[1] == "P4M-DenseNet" != best[0] and min(few, key=lambda arm: _rise(few[arm][1])) == best[1]:
+        text += (
+            " There P4M-DenseNet answers the test best and learns least by heart: the symmetry pays where patches are "
+            "few and come often, and not where every patch is new."
+        )
+    return [text]
 
 
 def _slides(whole: dict[Any, list[dict[str, Any]]], arms: list[str], on: str) -> Table:

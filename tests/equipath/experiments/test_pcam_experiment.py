@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from equipath.experiments import results
+from equipath.experiments import pcam, results
 from equipath.experiments.pcam import (
     ARMS,
     SMALL,
@@ -193,6 +193,24 @@ def test_the_page_says_where_a_network_is_behind():
     assert "0.020 lower than DenseNet+'s on the training patches" in words
     assert "learned less" not in words
     assert "comes twice" not in words
+
+
+def test_the_page_says_where_the_symmetry_pays():
+    def runs(training, test):
+        return [{"metrics": {"training_nll": training, "nll": test}}]
+
+    few = {
+        "P4M-DenseNet": [runs(0.52, 0.52), runs(0.44, 0.51)],
+        "DenseNet+": [runs(0.47, 0.50), runs(0.30, 0.61)],
+        "DenseNet": [runs(0.46, 0.49), runs(0.08, 0.80)],
+    }
+    (text,) = pcam._scarce(few, 125)
+    assert "by +0.070 (P4M-DenseNet), +0.310 (DenseNet+), +0.720 (DenseNet)." in text
+    assert "pays where patches are few" in text
+    few["DenseNet"][1] = runs(0.4, 0.5)
+    assert "pays" not in pcam._scarce(few, 125)[0]
+    few["DenseNet"][1] = []
+    assert pcam._scarce(few, 125) == []
 
 
 def test_a_run_is_saved_reported_and_repeated(tmp_path):
