@@ -38,6 +38,7 @@ from .tissue import CLASS_OF, GROUND, IS_TUMOUR, MATERIAL, MATERIALS, MERGE, NUC
 
 FAR = -1e3  # depth of a point that lies in no gland, µm
 CHUNK = 1 << 16  # pixels worked on at once: enough to hide the cost of a call, few enough for the cache
+WIDE = 512  # columns of a chunk at most
 WINDOWS = (4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 320, 384,
            512, 768, 1024)  # fmt: skip
 BLOCK = 1 << 17  # pixels of windows worked on at once
@@ -272,12 +273,27 @@ def mean_nuclei(kind: Kind):
 
 
 def _chunks(batch, height, width, limit):
-    """(first item, last item, first row, last row) blocks of about `limit` pixels."""
+    """(first item, last item, first row, last row, first column, last column) blocks of about `limit` pixels,
+    compact where a grid is wide: so that fewer areas reach into each.
+    """
     if height * width <= limit:
         step = max(1, limit // (height * width))
-        return [(b, min(b + step, batch), 0, height) for b in range(0, batch, step)]
-    step = max(1, limit // width)
-    return [(b, b + 1, r, min(r + step, height)) for b in range(batch) for r in range(0, height, step)]
+        return [(b, min(b + step, batch), 0, height, 0, width) for b in range(0, batch, step)]
+    wide = width if width <= WIDE else -(-width // -(-width // WIDE))
+    step = max(1, limit // wide)
+    return [
+        (b, b + 1, r, min(r + step, height), c, min(c + wide, width))
+        for b in range(batch)
+        for r in range(0, height, step)
+        for c in range(0, width, wide)
+    ]
+
+
+def _part(x, shape, chunk):
+    """A chunk (..., b, N) of x (..., B * H * W), shape being (B, H, W): a view where its memory is in one piece."""
+    b0, b1, r0, r1, c0, c1 = chunk
+    part = x.view(*x.shape[:-1], *shape)[..., b0:b1, r0:r1, c0:c1]
+    return part.reshape(*x.shape[:-1], b1 - b0, -1)
 
 
 def render_scene(scene: Scene, device):
@@ -300,6 +316,7 @@ def render_scene(scene: Scene, device):
 def _paint(scene, image, label, tissue, tumour, artefact, ids):
     """Fill a scene's image (B, 3, H * W) and labels, flat."""
     batch, (height, width), device = len(scene.grids), scene.size, image.device
+    shape = (batch, height, width)
     sets: list[GlandSet] = []
     for g, spec in enumerate(
         scene.kind.glands
@@ -314,17 +331,20 @@ def _paint(scene, image, label, tissue, tumour, artefact, ids):
 
     shader = _Shader(scene, sets, device)
     limit = CHUNK if device.type == "cpu" else len(label)  # a GPU works best on all at once
-    for b0, b1, r0, r1 in _chunks(batch, height, width, limit):
-        flat = slice((b0 * height + r0) * width, ((b1 - 1) * height + r1) * width)
-        rgb = image[b0:b1, :, r0 * width : r1 * width]
+    for chunk in _chunks(batch, height, width, limit):
+        b0, b1, r0, r1, c0, c1 = chunk
         here = np.flatnonzero(present[:, b0:b1, r0:r1].any((1, 2)))
-        mine = (here, *(t[flat].view(b1 - b0, -1) for t in glands))
-        nuclear, mark = sums[:, flat].view(4, b1 - b0, -1), artefact[flat].view(b1 - b0, -1)
-        order, rank = shader.shade((b0, b1, r0, r1), mine, nuclear, rgb, mark)
+        rgb = image.new_empty((b1 - b0, 3, (r1 - r0) * (c1 - c0)))
+        mark, nuclear, *mine = (_part(x, shape, chunk) for x in (artefact, sums, *glands))
+        order, rank = shader.shade(chunk, (here, *mine), nuclear, rgb, mark)
+        image.view(batch, 3, height, width)[b0:b1, :, r0:r1, c0:c1] = rgb.view(b1 - b0, 3, r1 - r0, -1)
         rank = rank.view(-1).long()
-        for out, table in ((label, None), (tissue, CLASS_OF), (tumour, IS_TUMOUR)):
-            values = torch.from_numpy(order if table is None else table[order]).to(device)
-            torch.index_select(values, 0, rank, out=out[flat])
+        tables = ((label, order), (tissue, CLASS_OF[order]), (tumour, IS_TUMOUR[order]))
+        for out, table in tables:
+            values = torch.from_numpy(table).to(device).index_select(0, rank)
+            out.view(shape)[b0:b1, r0:r1, c0:c1] = values.view(b1 - b0, r1 - r0, -1)
+        if c1 - c0 < width:
+            artefact.view(shape)[b0, r0:r1, c0:c1] = mark.view(r1 - r0, -1)
 
 
 class _Shader:
@@ -378,23 +398,23 @@ class _Shader:
         self.white = _tensor(np.stack([s.stain.white for s in scene.slides]), device)
 
     def _points(self, chunk):
-        """Pixel centres of a chunk in the noise frame: float64 (2, b, rows * W), all x before all y."""
-        b0, b1, r0, r1 = chunk
-        xy = self.columns[:, b0:b1] + self.rows[:, b0:b1, r0:r1]
+        """Pixel centres of a chunk in the noise frame: float64 (2, b, rows * columns), all x before all y."""
+        b0, b1, r0, r1, c0, c1 = chunk
+        xy = self.columns[:, b0:b1, :, c0:c1] + self.rows[:, b0:b1, r0:r1]
         return xy.add_(self.center[:, b0:b1]).view(2, b1 - b0, -1)
 
     def _bounds(self, chunk, m, n):
         """Between what bounds the fields stay in a chunk: for each item the place, coarse and middle noise, as
         spans, and the parameters.
         """
-        b0, b1, r0, r1 = chunk
+        b0, b1, r0, r1, c0, c1 = chunk
         height, width = self.scene.size
-        middle, reach = height / 2 - (r0 + r1) / 2, (width / 2, (r1 - r0) / 2)  # pixels, on the screen
+        right, up = (c0 + c1 - width) / 2, (height - r0 - r1) / 2  # of the chunk's middle, in pixels
         ends = [f(-1).T.tolist() for f in (m.amin, m.amax, n.amin, n.amax)]
         for item, *bounds in zip(range(b0, b1), *ends, strict=True):
             xy = []
-            for (across, down), c in zip(self.steps[item], self.centers[item], strict=True):
-                at, far = c + down * middle, abs(across) * reach[0] + abs(down) * reach[1]
+            for (a, b), c in zip(self.steps[item], self.centers[item], strict=True):
+                at, far = c + a * right + b * up, (abs(a) * (c1 - c0) + abs(b) * (r1 - r0)) / 2
                 xy.append(Span(at - far, at + far))
             noise = [[Span(*e) for e in zip(*bounds[k : k + 2], strict=True)] for k in (0, 2)]
             yield item, xy, *noise, self.numbers[item]
