@@ -512,7 +512,7 @@ def _fitting(whole: dict[Any, list[dict[str, Any]]], arms: list[str], on: str) -
     for arm in arms:
         config = whole[(arm,)][0]["config"]
         growth, poses = config["growths"][ARMS.index(arm)], {"P4M": 8, "P4-": 4}.get(arm[:3], 1)
-        adds = f"{growth} channels" if poses == 1 else f"{growth} fields of {poses} maps"
+        adds = f"{growth} channels" if poses == 1 else f"{growth} field{'s' * (growth > 1)} of {poses} maps"
         rows.append([arm, adds, *(cell(whole[(arm,)], name) for name in names)])
     table = Table(
         ("network", "a layer adds", "NLL, training", "NLL, validation", "NLL, test"), rows,
