@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from equipath.data.slides import CLASSES, KINDS, MATERIALS, Grid, Slide, render_batch
+from equipath.data.slides import CLASSES, KINDS, MATERIALS, Grid, Slide, render, render_batch
 from equipath.data.slides.geometry import turn
 from equipath.data.slides.tissue import CLASS_OF
 
@@ -117,6 +117,21 @@ def test_a_tile_equals_the_same_part_of_a_larger_one(kind):
         for name in LABELS:
             wrong = (getattr(view, name) != getattr(whole, name)[window]).double().mean()
             assert float(wrong) < 1e-3, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_does_not_depend_on_the_windows_that_nuclei_are_drawn_in(kind, monkeypatch):
+    """Long nuclei once had a second outline far off, which showed where a window happened to reach so far."""
+    pairs = [
+        (Slide(seed, kind), Grid(center=(37.0 * seed, -80.0), size=size, mpp=mpp, angle=25.0 + 40 * seed))
+        for seed, (size, mpp) in enumerate([(200, 0.25), (180, 0.5), (128, 0.97), (64, 3.0)])
+    ]
+    views = [render_batch([pair])[0] for pair in pairs]
+    monkeypatch.setattr(render._windows, "__defaults__", (tuple(2 * size for size in render.WINDOWS),))
+    for pair, view in zip(pairs, views, strict=True):
+        wide = render_batch([pair])[0]
+        assert torch.equal(view.nuclei, wide.nuclei)
+        torch.testing.assert_close(view.image, wide.image, rtol=0, atol=1e-6)
 
 
 def test_a_batch_equals_its_members():

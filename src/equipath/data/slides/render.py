@@ -217,8 +217,13 @@ def _splat(scene, blobs, ids):
     )  # pixels on the screen -> unit disc
     steep = np.sqrt(area) / soft
     shrink = area / (area + soft**2 / 20)  # a soft edge widens a small disc: keep its area
-    limit = (1 + 0.5 / steep) * (1 + 0.6 * np.abs(blobs.look[:, 0]))
-    reach = blobs.axes.max(1) * limit
+    # The outline is r² + bump r³ cos 3θ = limit², r in units of the semi-axes. `far` is how far it goes at most. The
+    # same holds again beyond r = 2 / (3 bump), where the cubic term has won: that is no part of a nucleus.
+    limit = 1 + 0.5 / steep
+    bent = np.maximum(-1.5 * math.sqrt(3) * np.abs(blobs.look[:, 0]) * limit, -1.0)
+    far = math.sqrt(0.75) * limit / np.cos(np.arccos(bent) / 3)
+    reach = blobs.axes.max(1) * far
+    corner = 2 / (3 * np.maximum(np.abs(blobs.look[:, 0]), 1e-9)) * blobs.axes.min(1) / scene.mpp[blobs.item]
     h, rim = blobs.look[:, 1], blobs.look[:, 3]
     # a nucleus's haematoxylin is a + b r²: pale in the middle by its rim
     per = np.stack([h * (1 - 0.5 * rim), h * rim, blobs.look[:, 2], blobs.look[:, 4], 6 * steep, shrink], 1)
@@ -227,10 +232,15 @@ def _splat(scene, blobs, ids):
         u, v = _affine(_tensor(to_unit[some], device), _tensor(dx, device), _tensor(dy, device))
         uu, vv = u * u, v.mul_(v)
         f = uu + vv
+        inside = None
+        if columns.shape[1] + 1 > math.sqrt(2) * corner[some].min():  # a window reaches to where it holds again
+            inside = _compare(operator.le, f, _tensor(far[some] ** 2, device)[:, None, None])
         f += (
             uu.sub_(vv.mul_(3)).mul_(u).mul_(_tensor(bump[some], device)[:, None, None])
         )  # a three-cornered irregularity
-        mask = _compare(operator.lt, f, _tensor((1 + 0.5 / steep[some]) ** 2, device)[:, None, None])
+        mask = _compare(operator.lt, f, _tensor(limit[some] ** 2, device)[:, None, None])
+        if inside is not None:
+            mask &= inside
         flat, which, pixel = _pixels(scene, blobs.item[some], mask, columns, rows, device)
         f = f.view(-1).index_select(0, flat).clamp_(min=0.0)
         a, b, e, chromatin, sharp, shrunk = (x.index_select(0, which) for x in _tensor(per[some].T, device))
@@ -323,7 +333,7 @@ def _paint(scene, image, label, tissue, tumour, artefact, ids):
     ):  # the first are asked for farther out, since later ones keep clear of them
         sets.append(GlandSet(scene, spec, 10 + g, 46.0 + 50.0 * (len(scene.kind.glands) - 1 - g), sets))
     present, *glands = _gland_maps(scene, sets, device)
-    reach = float(scene.soft.max()) * 1.5 + 9.0
+    reach = float(scene.soft.max()) * 3.6 + 8.7  # of the longest spindle, out of focus
     blobs = nuclei(scene, sets, reach) if scene.coarse.min() < 1 else None
     sums = _splat(scene, blobs, ids)
     if scene.coarse.max() >= 1:
