@@ -335,7 +335,7 @@ class Exercise:
         candidates = [
             (m, r) for m, r in candidates if any(not alike(a, o.reply) for a, o in zip(r, log, strict=True))
         ]
-        # A machine that is slow or shared must not change what is said: the course's answers need a tenth of this.
+        # A machine that is slow or shared must not change what is said: the course's answers need a sixth of this at most.
         replay = Replay(transport, 2 * self.seconds)
         for i, outcome in enumerate(log):
             if not candidates:
