@@ -76,14 +76,17 @@ def confusion_matrix(
 def _overlap(
     prediction: Array, target: Array, num_classes: int | None, ignore_index: int | None, kind: str
 ) -> Any:
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"got num_classes={num_classes}; there is at least 1, or None for masks of 0 and 1")
     if num_classes is None:
         p, t = _pair(prediction, target)
-        values = np.unique(np.concatenate([np.unique(p), np.unique(t[t != ignore_index])]))
+        if ignore_index is not None:
+            p, t = p[t != ignore_index], t[t != ignore_index]
+        values = np.unique(np.concatenate([np.unique(p), np.unique(t)]))
         if not np.isin(values, (0, 1)).all():
             raise ValueError(
                 f"without num_classes both are masks of 0 and 1; got values {values[:5]}. Threshold "
-                f"probabilities "
-                "first, or give num_classes"
+                "probabilities first, or give num_classes"
             )
     matrix = confusion_matrix(prediction, target, num_classes or 2, ignore_index=ignore_index).astype(float)
     both, either = np.diag(matrix), matrix.sum(0) + matrix.sum(1)
@@ -150,6 +153,11 @@ def nll(prediction: Array, target: Array) -> float:
         target: (N,) class indices.
     """
     p, t = _probabilities(prediction, target)
+    if p.ndim == 2 and (off := np.abs(p.sum(1) - 1)).max() > 0.02:  # bfloat16 sums to 1 within that
+        raise ValueError(
+            f"the probabilities of a case add up to one; those of case {off.argmax()} to {p[off.argmax()].sum():.3g}: "
+            "apply softmax to logits, or give (N,) for two classes"
+        )
     chosen = np.where(t == 1, p, 1 - p) if p.ndim == 1 else p[np.arange(len(t)), t]
     return float(-np.log(np.clip(chosen, np.finfo(float).tiny, 1)).mean())
 
@@ -168,7 +176,17 @@ def auc(prediction: Array, target: Array) -> float:
         prediction: (N,) scores or probabilities of class 1; any increasing transform gives the same value.
         target: (N,) of 0 and 1, both present.
     """
-    p, t = _pair(_array(prediction).reshape(-1), _array(target).reshape(-1))
+    p, t = _array(prediction), _array(target).reshape(-1)
+    if p.ndim == 2 and p.shape[1] == 2 and len(t) == len(p):
+        raise ValueError(
+            f"AUC wants one score a case, (N,); got {p.shape}: take the column of class 1, scores[:, 1]"
+        )
+    p, t = _pair(p.reshape(-1), t)
+    if not np.isfinite(p).all():
+        raise ValueError(
+            f"{int((~np.isfinite(p)).sum())} of {p.size} scores are not finite and cannot be ranked: find out why, or "
+            "leave those cases out"
+        )
     if set(np.unique(t)) != {0, 1}:
         raise ValueError(f"AUC needs cases of both classes, 0 and 1; the targets are {np.unique(t)[:5]}")
     return float(sk.roc_auc_score(t, p))
@@ -187,11 +205,13 @@ def bootstrap_interval(
     """Percentile bootstrap interval of ``statistic(*samples)``, drawing cases with replacement.
 
     All samples are indexed together on their first axis, which should hold independent cases (patients,
-    slides), not pixels. Draws for which the statistic is undefined (a ``ValueError``, such as one class
-    only) are drawn again.
+    slides), not pixels. Draws for which the statistic is undefined (NaN or a ``ValueError``, such as for one
+    class only) are drawn again.
 
     Returns: (low, high).
     """
+    if not samples:
+        raise ValueError("a bootstrap needs samples to draw from; got none")
     arrays = [_array(s) for s in samples]
     n = len(arrays[0])
     if any(len(a) != n for a in arrays):
@@ -207,7 +227,10 @@ def bootstrap_interval(
     while len(values) < resamples:
         draw = rng.integers(0, n, n)
         try:
-            values.append(statistic(*(a[draw] for a in arrays)))
+            value = float(statistic(*(a[draw] for a in arrays)))
+            if np.isnan(value):
+                raise ValueError("the statistic is NaN for nearly every draw of cases, so it has no interval")
+            values.append(value)
         except ValueError:
             failures += 1
             if failures > 10 * resamples:
@@ -247,6 +270,8 @@ def slide_findings(
     labels = _array(lesions)
     row, column = np.round(_array(rows)).astype(int), np.round(_array(columns)).astype(int)
     score = _array(scores).astype(float)
+    if labels.ndim != 2:
+        raise ValueError(f"the lesion map is (H, W); got {labels.shape}")
     if not (row.shape == column.shape == score.shape) or row.ndim != 1:
         raise ValueError(
             f"rows, columns and scores are (N,) each; got {row.shape}, {column.shape}, {score.shape}"
@@ -254,6 +279,8 @@ def slide_findings(
     outside = (row < 0) | (column < 0) | (row >= labels.shape[0]) | (column >= labels.shape[1])
     if outside.any():
         raise ValueError(f"{outside.sum()} candidates lie outside the {labels.shape} lesion map")
+    if np.isnan(score).any():
+        raise ValueError(f"{int(np.isnan(score).sum())} scores are NaN and cannot be ranked")
     hit = labels[row, column]
     wanted = [k for k in np.unique(labels) if k != 0 and k not in ignore]
     best = tuple(float(score[hit == k].max(initial=-np.inf)) for k in wanted)
@@ -289,6 +316,8 @@ def froc(slides: Sequence[SlideFindings]) -> Froc:
     wrong = np.array([s for slide in slides for s in slide.false_positives], dtype=float)
     if hits.size == 0:
         raise ValueError("FROC needs at least one lesion; these slides have none")
+    if np.isnan(hits).any() or np.isnan(wrong).any():
+        raise ValueError("some scores are NaN and cannot be ranked; a missed lesion has -inf")
     thresholds = np.unique(np.concatenate([hits[np.isfinite(hits)], wrong]))[::-1]
     # From "nothing reported" down to "everything reported".
     hits, wrong = np.sort(hits), np.sort(wrong)
@@ -334,6 +363,8 @@ def icc(ratings: Array, kind: str = "ICC(2,1)") -> float:
     if not np.isfinite(y).all():
         raise ValueError("ratings must be finite: drop the targets with missing ratings")
     n, r = y.shape
+    if np.ptp(y) == 0:  # before a mean, whose rounding would be taken for variance
+        raise ValueError("all ratings are equal, so there is no variance to attribute")
     centred = y - y.mean()
     rows, columns = centred.mean(1), centred.mean(0)
     ms_rows = r * (rows**2).sum() / (n - 1)
@@ -343,8 +374,10 @@ def icc(ratings: Array, kind: str = "ICC(2,1)") -> float:
     bottom = ms_rows + (r - 1) * ms_error
     if kind == "ICC(2,1)":
         bottom += r * (ms_columns - ms_error) / n
-    if bottom == 0:
-        raise ValueError("all ratings are equal, so there is no variance to attribute")
+    if bottom <= 1e-28 * float((y**2).max()):  # rounding
+        raise ValueError(
+            "targets do not differ, nor do raters disagree on one: there is no variance to attribute"
+        )
     return float((ms_rows - ms_error) / bottom)
 
 
@@ -356,6 +389,7 @@ def kappa(prediction: Array, target: Array, *, weights: str | None = None) -> fl
         weights: None, "linear" or "quadratic" (for ordered classes).
     """
     p, t = _pair(prediction, target)
+    p, t = _labels(p, "prediction"), _labels(t, "target")
     if (p == t).all():
         return 1.0  # one constant label: 0/0 in the formula
-    return float(sk.cohen_kappa_score(p.ravel(), t.ravel(), weights=weights))
+    return float(sk.cohen_kappa_score(p, t, weights=weights))

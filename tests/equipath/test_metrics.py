@@ -177,6 +177,18 @@ def test_kappa():
         (lambda: M.icc(np.zeros((3, 3)), "ICC2"), "choices"),
         (lambda: M.slide_findings([99], [0], [0.1], np.zeros((5, 5), int)), "outside"),
         (lambda: M.bootstrap_interval(np.mean, [1.0]), "at least 2"),
+        (lambda: M.bootstrap_interval(np.mean), "got none"),
+        (lambda: M.bootstrap_interval(lambda x: np.nan, [1.0, 2.0], resamples=3), "statistic is NaN"),
+        (lambda: M.icc(np.full((5, 3), 0.1)), "all ratings are equal"),
+        (lambda: M.icc(np.repeat([[0.1, 1.1, 2.1]], 5, 0), "ICC(3,1)"), "targets do not differ"),
+        (lambda: M.auc([0.1, np.nan, 0.3], [0, 1, 0]), "1 of 3 scores are not finite"),
+        (lambda: M.auc([[0.9, 0.1], [0.3, 0.7]], [0, 1]), r"scores\[:, 1\]"),
+        (lambda: M.nll([[0.9, 0.9], [0.5, 0.5]], [1, 1]), "case 0 to 1.8: apply softmax"),
+        (lambda: M.kappa([0.1, 0.9], [0, 1]), "no labels, such as 0.1"),
+        (lambda: M.dice_score([0, 1], [0, 1], 0), "num_classes=0"),
+        (lambda: M.froc([M.SlideFindings((np.nan, 0.5), (0.3,))]), "NaN and cannot be ranked"),
+        (lambda: M.slide_findings([1], [1], [np.nan], np.ones((5, 5), int)), "NaN and cannot be ranked"),
+        (lambda: M.slide_findings([1], [1], [0.5], np.ones((1, 5, 5), int)), r"map is \(H, W\)"),
     ],
 )
 def test_errors(call, says):
@@ -194,3 +206,17 @@ def test_a_picture_of_which_nothing_is_known_has_no_mean_iou():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert math.isnan(M.mean_iou([0, 1], [-100, -100], 2, ignore_index=-100))
+
+
+def test_ignored_pixels_may_hold_anything():
+    assert M.dice_score([255, 1, 0], [255, 1, 1], ignore_index=255) == 2 / 3
+
+
+def test_draws_without_a_value_are_drawn_again():
+    labels = np.array([0, 1, 2, 2])
+
+    def overlap(drawn):
+        return M.mean_iou(drawn, drawn, 3, ignore_index=2)
+
+    assert math.isnan(overlap(labels[2:]))
+    assert M.bootstrap_interval(overlap, labels, resamples=50) == (1, 1)
