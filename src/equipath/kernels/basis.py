@@ -20,7 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from equipath.kernels.evaluate import basis_conv_work, cheapest, dense_conv2d, preferred, price
+from equipath.kernels.evaluate import (
+    basis_conv_work,
+    cheapest,
+    dense_conv2d,
+    preferred,
+    price,
+    pulled_back,
+    transforming,
+)
 
 # Responses that are there at a time: products over many channels run faster, more would only take memory. An
 # accelerator has more of it, and waits for every call.
@@ -56,10 +64,18 @@ def factored_conv2d(x: Tensor, weight: Tensor, filters: Sequence[Tensor], paddin
 
     The responses to the basis are n times as large as the input. So a few filters at a time, or a few rows of the
     picture, are made and mixed into the output, and they are computed again in the backward pass instead of being
-    kept: one more round of cheap depthwise filters for a fraction of the memory.
+    kept: one more round of cheap depthwise filters for a fraction of the memory. Within ``torch.func`` and
+    forward-mode derivatives they are made all at once.
     """
+    if transforming():
+        return _plainly(x, weight, padding, filters)
     out: Tensor = _Factored.apply(x, weight, padding, *filters)
     return out
+
+
+def _plainly(x: Tensor, weight: Tensor, padding: int, filters: Sequence[Tensor]) -> Tensor:
+    """The same in operations that torch differentiates."""
+    return F.conv2d(_responses(x, filters, padding), _as_pointwise(weight))
 
 
 def _responses(x: Tensor, filters: Sequence[Tensor], padding: int) -> Tensor:
@@ -175,7 +191,7 @@ class _Factored(torch.autograd.Function):
         # Depthwise and 1x1 convolutions are several times faster with channels innermost.
         x = x.contiguous(memory_format=torch.channels_last)
         if not _in_parts(x):
-            return F.conv2d(_responses(x, filters, padding), _as_pointwise(weight))
+            return _plainly(x, weight, padding, filters)
         grow = 2 * padding + 1 - max(f.shape[-1] for f in filters)
         batch, _, height, width = x.shape
         total = x.new_empty(batch, height + grow, width + grow, weight.shape[0])
@@ -192,6 +208,10 @@ class _Factored(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         x, weight, *filters = ctx.saved_tensors
         padding, channels = ctx.padding, x.shape[1]
+        if transforming(grad):
+            needs = ctx.needs_input_grad[:2]
+            made = pulled_back(lambda x, w: _plainly(x, w, padding, filters), (x, weight), needs, grad)
+            return *made, None, *[None] * len(filters)
         x = x.contiguous(memory_format=torch.channels_last)
         grad = grad.contiguous(memory_format=torch.channels_last)
         # A second derivative is wanted: differentiable operations only, so that it needs no code of its own.

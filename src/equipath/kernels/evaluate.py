@@ -7,7 +7,7 @@ a layer give the same numbers, so the choice is never seen in a result; ``prefer
 benchmarks.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.compiler import is_dynamo_compiling
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,36 @@ _preferred: ContextVar[str | None] = ContextVar("preferred", default=None)
 # One entry for each ``prefer`` block that is open anywhere: while there is none, which is cheap to see, nobody
 # need ask what is preferred here.
 open_preferences: list[str | None] = []
+
+
+def transforming(*tensors: Tensor) -> bool:
+    """Whether ``torch.func`` (vmap, grad, jvp, ...), batched gradients or forward-mode derivatives are at work.
+
+    They follow torch's own operations only. So in them nothing is written in place, no gradient is our own, and no
+    filter is kept: a number there may carry a derivative, or stand for a whole batch, that its content does not show.
+    Batched gradients (``is_grads_batched``) come in another kind of tensor, which only the ``tensors`` tell. A
+    compiler sees to all this itself.
+    """
+    return not is_dynamo_compiling() and (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or any(torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)
+    )
+
+
+def pulled_back(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], needs: Sequence[bool], grad: Tensor
+) -> list[Tensor | None]:
+    """The gradients of ``function(*inputs)`` that are needed, by autograd: for the backward pass of an autograd
+    function that is itself to be differentiated or batched.
+
+    ``function`` is to be made of operations that torch differentiates, any number of times.
+    """
+    with torch.enable_grad():
+        inputs = [t.view_as(t) for t in inputs]  # not leaves: autograd goes on from them to what they came from
+        wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
+        found = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=True))
+        return [next(found) if need else None for need in needs]
 
 
 def price(work: Work, device: torch.device | str = "cpu") -> float:
@@ -126,7 +158,10 @@ def dense_conv2d(
     another kernel, without that limit.)
     """
     more = padding - ONEDNN_COLUMNS
-    if more <= 0 or groups != 1 or not x.is_cpu or x.is_contiguous(memory_format=torch.channels_last):
+    if more <= 0 or groups != 1 or not x.is_cpu:
+        return F.conv2d(x, taps, bias, stride, padding, dilation, groups)
+    # under vmap the order of channels in memory cannot be asked
+    if transforming() or x.is_contiguous(memory_format=torch.channels_last):
         return F.conv2d(x, taps, bias, stride, padding, dilation, groups)
     wide = F.pad(x, (more, more, 0, 0))
     return F.conv2d(wide, taps, bias, stride, (padding, ONEDNN_COLUMNS), dilation)

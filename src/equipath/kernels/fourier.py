@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equipath.groups import Group
+from equipath.kernels.evaluate import pulled_back, transforming
 from equipath.kernels.regular import regular_taps, tap_table
 
 # Gathered rows of one block: small enough to stay in cache between gather, transform and product, large enough
@@ -195,6 +196,12 @@ def _weight_gradient(
         gradient.addmm_(entries.t(), pairs)
 
 
+def _plainly(x: Tensor, weight: Tensor, group: Group, padding: int, dilation: int) -> Tensor:
+    """The same numbers by one ordinary convolution."""
+    y = F.conv2d(x.flatten(1, 2), regular_taps(weight, group), None, 1, padding, dilation)
+    return y.unflatten(1, (-1, group.order))
+
+
 class _FourierConv(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, group: Group, padding: int, dilation: int) -> Tensor:
@@ -211,13 +218,11 @@ class _FourierConv(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         group, padding, dilation = ctx.group, ctx.padding, ctx.dilation
         wanted = ctx.needs_input_grad[:2]
-        if torch.is_grad_enabled():  # a gradient of the gradient is wanted: the plain evaluation has them all
-            x, weight = x.view_as(x), weight.view_as(weight)
-            y = F.conv2d(x.flatten(1, 2), regular_taps(weight, group), None, 1, padding, dilation)
-            y = y.unflatten(1, (-1, group.order))
-            kept = [t for t, w in zip((x, weight), wanted, strict=True) if w]
-            found = iter(torch.autograd.grad(y, kept, grads[0], create_graph=True))
-            return *(next(found) if w else None for w in wanted), None, None, None
+        if torch.is_grad_enabled() or transforming(grads[0]):  # the plain evaluation has gradients of its gradients
+            made = pulled_back(
+                lambda x, weight: _plainly(x, weight, group, padding, dilation), (x, weight), wanted, grads[0]
+            )
+            return *made, None, None, None
         o, i, g, k, _ = weight.shape
         plan = _Plan(grads[0], dilation * (k - 1) - padding, group, k, dilation, True)
         _, kernel, ones, rows = fourier_matrices(group)
@@ -271,11 +276,14 @@ def fourier_group_conv(
 ) -> Tensor:
     """Group convolution (B, I, G, H, W) with filters (O, I, G, k, k), stride 1: (B, O, G, H', W').
 
-    Differentiable any number of times. ``padding`` must not exceed ``dilation · (k - 1)``.
+    Differentiable any number of times; within ``torch.func`` and forward-mode derivatives it is one ordinary
+    convolution. ``padding`` must not exceed ``dilation · (k - 1)``.
     """
     reach = dilation * (weight.shape[-1] - 1)
     if padding > reach:
         raise ValueError(
             f"padding {padding} is wider than the filter reaches ({reach}); use the plain evaluation"
         )
+    if transforming():
+        return _plainly(x, weight, group, padding, dilation)
     return _FourierConv.apply(x, weight, group, padding, dilation)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from equipath.groups import Group
+from equipath.kernels.evaluate import transforming
 
 
 @lru_cache(maxsize=256)
@@ -112,7 +113,7 @@ def _copies(weight: Tensor, group: Group, planes: int, outward: bool, tables: Ta
         return taps.view(first, second * group.order * planes, k, k)
     table, back = copy_tables(group, k, planes) if tables is None else tables
     flat = weight.reshape(-1, planes * k * k)
-    if compiling:  # a compiler writes its own gradient of the plain gather
+    if compiling or transforming():  # these write their own gradient of the plain gather
         return _arranged(flat.index_select(1, table), group, k, first, second, outward)
     copies = _Copy.apply(flat, table.to(weight.device), back.to(weight.device))
     return _arranged(copies, group, k, first, second, outward)

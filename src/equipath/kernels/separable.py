@@ -21,7 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equipath.kernels.evaluate import cheapest, dense_conv2d, separable_conv_work
+from equipath.kernels.evaluate import (
+    cheapest,
+    dense_conv2d,
+    pulled_back,
+    separable_conv_work,
+    transforming,
+)
 
 TILE = 64  # pixels of a row or column that share one banded matrix
 
@@ -60,7 +66,12 @@ def banded(taps: Tensor, outputs: int) -> Tensor:
     """
     reach = outputs + taps.shape[-1] - 1
     strip = F.pad(taps, (outputs - 1, outputs - 1))
-    return strip.unfold(-1, reach, 1).flip(-2).transpose(-1, -2)
+    if transforming():  # unfolding cannot be batched
+        first, step = torch.arange(outputs, device=taps.device), torch.arange(reach, device=taps.device)
+        windows = strip[..., first[:, None] + step]
+    else:
+        windows = strip.unfold(-1, reach, 1)
+    return windows.flip(-2).transpose(-1, -2)
 
 
 def _tiles(size: int) -> list[tuple[int, int]]:
@@ -137,7 +148,7 @@ def _mix_early(channels: int, out_channels: int, count: int) -> bool:
 def _factored(x: Tensor, weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """(S, B, C, H, W) with one-dimensional factors (S, N + 1, 2 R + 1): (S, B, O, H, W)."""
     early = _mix_early(x.shape[2], weight.shape[0], rows.shape[1])
-    if not early or torch.compiler.is_compiling():
+    if not early or torch.compiler.is_compiling() or transforming():
         return _factored_plainly(x, weight, rows, columns)
     if torch.is_autocast_enabled(x.device.type):
         # autocast casts the operands of products only; an autograd function is handed them as they are
@@ -225,11 +236,8 @@ class _Factored(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         inputs, needs = ctx.saved_tensors, ctx.needs_input_grad
-        if torch.is_grad_enabled():  # a second derivative is wanted: let autograd write it
-            wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
-            y = _factored_plainly(*inputs)
-            found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
-            return tuple(next(found) if need else None for need in needs)
+        if torch.is_grad_enabled() or transforming(grad):  # a second derivative is wanted: let autograd write it
+            return tuple(pulled_back(_factored_plainly, inputs, needs, grad))
         x, weight, rows, columns = inputs
         step = _scales_at_a_time(x)
         if step == len(x):

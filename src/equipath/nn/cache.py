@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
+from equipath.kernels.evaluate import transforming
+
 
 class KeptFilters:
     """What was last computed from one parameter, by name of the computation."""
@@ -23,13 +25,13 @@ class KeptFilters:
         self._made: dict[str, Any] = {}
 
     def usable(self, parameter: Tensor) -> bool:
-        """Whether filters may be kept now: no gradient wanted, on the CPU, not under a compiler.
+        """Whether filters may be kept now: no derivative wanted, on the CPU, not under a compiler.
 
         On accelerators expansion is cheap beside the wait that a comparison would cost.
         """
         if parameter.requires_grad and torch.is_grad_enabled():
             return False
-        return parameter.is_cpu and not is_compiling()
+        return parameter.is_cpu and not is_compiling() and not transforming()
 
     def has(self, name: str, parameter: Tensor) -> bool:
         """Whether ``get`` would find it, as far as can be told without comparing."""
@@ -46,6 +48,8 @@ class KeptFilters:
         """``get`` for a caller who knows that no compiler is at work: in a small layer each question shows."""
         if (parameter.requires_grad and torch.is_grad_enabled()) or not parameter.is_cpu:
             self._source, self._made = None, {}  # training: hold no memory
+            return compute(parameter)
+        if transforming():  # what is kept stays: it is compared before it is used again
             return compute(parameter)
         source = self._source
         if source is None or source.dtype != parameter.dtype or not torch.equal(source, parameter):

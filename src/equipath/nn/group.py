@@ -18,7 +18,7 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 from equipath.groups import P4M, Group
 from equipath.groups import group as named_group
 from equipath.kernels import fourier, regular
-from equipath.kernels.evaluate import cheaper_group_conv, open_preferences, preferred
+from equipath.kernels.evaluate import cheaper_group_conv, open_preferences, preferred, transforming
 from equipath.nn.cache import KeptFilters
 from equipath.nn.export import Reduced
 from equipath.nn.sizes import PADDING_MODES, check_border, check_numbers, check_stride, check_whole
@@ -288,6 +288,7 @@ class GroupConv2d(_GroupConvolution):
             and x.dtype == self.weight.dtype
             and x.dtype in (torch.float32, torch.float64)
             and not torch.is_autocast_enabled(x.device.type)
+            and not transforming()
         )
         if not possible:
             return "expand"
