@@ -168,6 +168,12 @@ class SREResNet18(_ResNet18):
     With the defaults 3.996 million parameters. ``features(x, layer)`` is the equivariant field that the paper
     clusters.
 
+    Before it has seen a picture, the running statistics of its norms are those of none. A ring adds up what is alike
+    along it, so a fresh filter multiplies what is smooth in its input, its mean too, by up to 5.3 (the root of
+    ``nn.sre.sre_gain``); in eval mode nothing takes that back, logits are of the order 10⁷, and float16 overflows.
+    Training fills the statistics; for an untrained network ``torch.optim.swa_utils.update_bn(batches, net)`` does, and
+    its logits are of the order 1.
+
     Args:
         in_channels, num_classes: colours in, classes out (9 tissue classes of NCT-CRC-HE).
         width: channels of the first stage.

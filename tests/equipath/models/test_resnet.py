@@ -216,3 +216,14 @@ def test_e2cnn_missing_or_misused(monkeypatch):
             E2CNNResNet18()
     with pytest.raises(ValueError, match="at least 3"):
         E2CNNResNet18(stem_kernel_size=1)
+
+
+def test_an_untrained_network_fits_float16_once_its_norms_have_seen_pictures():
+    torch.manual_seed(0)
+    net = SREResNet18(width=16).eval()
+    pictures = torch.rand(4, 3, 32, 32)
+    with torch.no_grad():
+        assert not net(pictures).abs().max() < 65504  # what the docstring says of float16
+        torch.optim.swa_utils.update_bn([pictures], net)
+        assert net(pictures).abs().max() < 20
+        torch.testing.assert_close(net.half()(pictures.half()).float(), net.float()(pictures), rtol=0.05, atol=0.05)
