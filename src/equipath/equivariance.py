@@ -23,6 +23,7 @@ from equipath.groups import P4, P4M, Group
 from equipath.groups import group as named_group
 
 Field = Literal["planar", "regular", "scale", "vector", "invariant"]
+SILENT = "an output is zero everywhere, so its relative error says nothing; give another input"
 FIELDS = ("planar", "regular", "scale", "vector", "invariant")
 
 
@@ -367,9 +368,13 @@ def error_matrix(
 
     ``features`` maps a batch to (B, C, S, H, W). Entry (k, k') compares plane k of the original, moved, with
     plane k' of the moved picture: ``mean_i ||T f(x_i)_k - f(T x_i)_k'||² / ||T f(x_i)_k||²``. For a scale
-    equivariant layer and ``Scaling(s)`` the smallest entry of each row sits where sigma_k' = s sigma_k.
+    equivariant layer and ``Scaling(s)`` the smallest entry of each row sits where sigma_k' = s sigma_k. Pictures on
+    which plane k is zero everywhere have no such ratio and are left out.
 
     Returns: (S, S) float64 tensor.
+
+    Raises:
+        ValueError: a plane is zero for every picture, or holds NaN or infinity; the shapes do not fit.
     """
     _check_batch(x, border)
     with _quiet(features, False):
@@ -383,9 +388,29 @@ def error_matrix(
             "size that the transform maps to whole pixels"
         )
     seen = transform.seen(after.shape[-2], after.shape[-1], border).to(after.device)
-    planes = range(after.shape[2])
-    rows = [[_relative_error(after[:, :, k], before[:, :, j], seen, squared) for j in planes] for k in planes]
-    return torch.tensor(rows, dtype=torch.float64)
+    after, before = _compared(after, seen), _compared(before, seen)
+    _check_finite(after, before)
+    ratios = pair_ratios(after, before)
+    matrix = (ratios if squared else ratios.sqrt()).nanmean(0)
+    if bool(matrix.isnan().any()):
+        raise ValueError(SILENT)
+    return matrix
+
+
+def pair_ratios(moved: Tensor, answer: Tensor) -> Tensor:
+    """What eq. 12 takes the mean of, between two fields (B, C, S, H, W) on one grid: (B, S, S) float64.
+
+    Entry (i, k, k') is ``||moved_ik - answer_ik'||² / ||moved_ik||²``: ``moved`` is the moved answer for picture i,
+    ``answer`` that for the moved picture. NaN where plane k of the picture is silent (zero everywhere). With S = 1 it
+    is eq. 10.
+    """
+    a, b = moved.detach().double(), answer.detach().double()  # the sums, not the model, in float64
+    size = a.square().sum((1, 3, 4))  # (B, S)
+    planes = range(a.shape[2])
+    rows = [
+        torch.stack([(a[:, :, k] - b[:, :, j]).square().sum((1, 2, 3)) for j in planes], 1) for k in planes
+    ]
+    return torch.where(size[..., None] > 0, torch.stack(rows, 1) / size[..., None], torch.nan)
 
 
 def stability_map(
@@ -465,29 +490,28 @@ def _output_field(model: object, y: Tensor, given: str | None) -> str:
 
 
 def _relative_error(a: Tensor, b: Tensor, seen: Tensor | None, squared: bool) -> float:
-    a, b = a.detach(), b.detach()
-    if not a.is_floating_point():
-        a, b = a.double(), b.double()
-    if a.dtype in (torch.float16, torch.bfloat16, torch.float32):
-        a, b = a.double(), b.double()  # the sums, not the model, in float64
     if seen is not None:
-        if not bool(seen.any()):
-            raise ValueError("no pixel is left to compare: the border is wider than the output")
-        # where, not a product: NaN or infinity outside the compared region must not leak in.
-        a, b = torch.where(seen, a, 0.0), torch.where(seen, b, 0.0)
-    top = (a - b).flatten(1).square().sum(1)
-    bottom = a.flatten(1).square().sum(1)
-    if not bool(top.isfinite().all() and bottom.isfinite().all()):
+        a, b = _compared(a, seen), _compared(b, seen)
+    _check_finite(a, b)
+    ratio = pair_ratios(*(t.flatten(1)[:, :, None, None, None] for t in (a, b)))
+    if bool(ratio.isnan().any()):
+        raise ValueError(SILENT)
+    return float((ratio if squared else ratio.sqrt()).mean())
+
+
+def _compared(x: Tensor, seen: Tensor) -> Tensor:
+    """Zero where nothing is compared: where, not a product, lest NaN or infinity outside leak in."""
+    if not bool(seen.any()):
+        raise ValueError("no pixel is left to compare: the border is wider than the output")
+    return torch.where(seen, x, 0)
+
+
+def _check_finite(*fields: Tensor) -> None:
+    if not all(bool(x.isfinite().all()) for x in fields):
         raise ValueError(
             "an output holds NaN or infinity, so it has no error: look at the input and the weights with "
             "torch.isfinite"
         )
-    if not bool((bottom > 0).all()):
-        raise ValueError(
-            "an output is zero everywhere, so its relative error says nothing; give another input"
-        )
-    ratio = top / bottom
-    return float((ratio if squared else ratio.sqrt()).mean())
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from equipath.equivariance import (
     Shift,
     equivariance_error,
     error_matrix,
+    pair_ratios,
     roto_reflections,
     stability_map,
 )
@@ -221,6 +222,26 @@ def test_error_matrix_finds_the_matching_scale():
     one = float(((blurs(x)[:, :, 0] - blurs(x)[:, :, 2]) ** 2).flatten(1).sum(1)[0])
     assert one > 0
     assert error_matrix(blurs, x, Scaling(1)).diagonal().tolist() == [0, 0, 0]
+
+
+def test_error_matrix_leaves_out_the_pictures_on_which_a_plane_is_silent():
+    x = torch.randn(3, 2, 8, 8, dtype=torch.float64)
+
+    def features(y):
+        planes = torch.stack([y, y.flip(-1)], 2)
+        planes[1:2, :, 0] = 0
+        return planes
+
+    ratios = pair_ratios(features(x), features(x))
+    assert ratios.shape == (3, 2, 2)
+    assert ratios.isnan().tolist() == [[[False] * 2] * 2, [[True] * 2, [False] * 2], [[False] * 2] * 2]
+    want = float(((x - x.flip(-1)).square().sum((1, 2, 3)) / x.square().sum((1, 2, 3)))[[0, 2]].mean())
+    matrix = error_matrix(features, x, RotoReflection(0))
+    assert matrix[0].tolist() == pytest.approx([0, want], rel=1e-12)
+    with pytest.raises(ValueError, match="zero everywhere"):
+        error_matrix(features, torch.zeros_like(x), RotoReflection(0))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        error_matrix(features, x / 0, RotoReflection(0))
 
 
 @pytest.mark.parametrize(
