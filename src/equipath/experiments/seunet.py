@@ -29,7 +29,7 @@ from torch.utils.data import Dataset
 from equipath.data import load
 from equipath.data.items import IGNORE
 from equipath.data.stains import StainNormalizer
-from equipath.equivariance import Scaling
+from equipath.equivariance import Scaling, pair_ratios
 from equipath.experiments.results import Picture, Table, grouped, mean_sd, save
 from equipath.metrics import confusion_matrix
 from equipath.models.seunet import (
@@ -306,20 +306,12 @@ def pair_errors(moved: Tensor, seen: Tensor, border: int) -> Tensor:
 
     Returns: (S, S) float64.
     """
-    return _pair_ratios(moved, seen, border).nanmean(0)
+    return _ratios(moved, seen, border).nanmean(0)
 
 
-def _pair_ratios(moved: Tensor, seen: Tensor, border: int) -> Tensor:
-    """The ratios whose mean eq. 12 takes, (N, S, S) float64, NaN where scale k of a picture is silent."""
+def _ratios(moved: Tensor, seen: Tensor, border: int) -> Tensor:
     inner = (..., slice(border, moved.shape[-2] - border), slice(border, moved.shape[-1] - border))
-    a, b = moved[inner].double(), seen[inner].double()
-    size = a.square().sum((1, 3, 4))  # (N, S)
-    scales = range(a.shape[2])
-    apart = torch.stack(
-        [torch.stack([(a[:, :, k] - b[:, :, j]).square().sum((1, 2, 3)) for j in scales], 1) for k in scales],
-        1,
-    )
-    return torch.where(size > 0, apart.movedim(2, 0) / size, torch.nan).movedim(0, 2)
+    return pair_ratios(moved[inner], seen[inner])
 
 
 def _rescaled(x: Tensor, size: int) -> Tensor:
@@ -364,7 +356,7 @@ def measure(net: nn.Module, fields: Fields, scales: Sequence[float] = SCALES) ->
             if scale == 1:
                 continue
             size = x.shape[-1]
-            ratios[scale].append(_pair_ratios(_rescaled(features, size), there, size // 8))
+            ratios[scale].append(_ratios(_rescaled(features, size), there, size // 8))
             moved, new = _rescaled(answer, size)[:, :, None], next(iter(found.values()))[:, :, None]
             answers[scale] += float(pair_errors(moved, new, size // 8)) * part / fields.count
     away = list(ratios)
