@@ -13,6 +13,7 @@ with one cycle (SEUNet), SGD with a cosine (SRENet).
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import logging
@@ -23,6 +24,7 @@ import random
 import sys
 import time
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -55,6 +57,8 @@ __all__ = [
 ]
 
 Data = Dataset | tuple[Tensor, Tensor]
+VERSION = 1  # of last.pt
+CHECKPOINT = {"model", "optimizer", "schedule", "precision", "history", "best", "best_epoch", "best_score"}
 LOOK = 20  # batches between two looks at the loss: a look makes a GPU wait
 
 
@@ -140,8 +144,9 @@ def fit(
 
     Raises:
         TrainingError: an empty split, a missing class, settings that differ from those of the run in `folder`,
-            a loss that is no longer finite, a disk that is full. Best weights and checkpoint are kept.
-        ValueError: an unknown optimizer or schedule, a number out of range.
+            a damaged checkpoint, a batch that network or loss cannot take, a loss that is no longer finite, a disk
+            that is full. Best weights and checkpoint are kept.
+        ValueError: an unknown optimizer or schedule, a number out of range, data that are no (image, target) pairs.
     """
     given = dict(
         batch_size=batch_size, batches_per_epoch=batches_per_epoch, optimizer=optimizer, lr=lr,
@@ -160,6 +165,8 @@ def fit(
     batch = _batch_size(batch_size, _count(train), fabric.world_size)
     batches = batches_per_epoch or _count(train) // batch
     given |= {"training items": _count(train), "validation items": _count(validation)}
+    given |= {"training data": _mark(train), "validation data": _mark(validation)}
+    given["processes"] = fabric.world_size
     if schedule in ("onecycle", "cosine"):
         given["epochs"] = epochs  # the rate depends on where the end is
 
@@ -184,9 +191,10 @@ def fit(
                 for step, (images, targets) in enumerate(_read(train, mine, workers, fabric.device), start=1):
                     if augment is not None:
                         images, targets = augment(images, targets, chance)
-                    error = loss(network(images), targets)
-                    wrapped.zero_grad()
-                    fabric.backward(error)
+                    with _told(epoch, step, images, targets):
+                        error = loss(network(images), targets)
+                        wrapped.zero_grad()
+                        fabric.backward(error)
                     wrapped.step()
                     used = stepper.param_groups[0]["lr"]
                     if schedule in ("onecycle", "cosine"):
@@ -197,7 +205,8 @@ def fit(
                         if not math.isfinite(mean):
                             raise TrainingError(
                                 f"The training loss became {mean} in epoch {epoch}, by batch {step}; a smaller "
-                                f"lr than {lr:g} is the first thing to try. {keeper.kept(run)}"
+                                f"lr than {lr:g} is the first thing to try, a look for such numbers in the data the "
+                                f"second. {keeper.kept(run)}"
                             )
                         bar.step(epoch, step, mean)
 
@@ -324,8 +333,28 @@ def _count(data: Data) -> int:
                 f"got {len(data[0])} images and {len(data[1])} targets; give one target an image."
             )
         return len(data[0])
-    assert isinstance(data, Sized)
+    if not isinstance(data, Sized) or not hasattr(data, "__getitem__"):
+        raise ValueError(
+            f"got a {type(data).__name__} as data; give a data set of (image, target) pairs with a length and items by "
+            "number, or the tuple (images, targets)."
+        )
     return len(data)
+
+
+def _mark(data: Data) -> str | None:
+    """A short word that is another for other labels or items, the same on every machine; None where only the data
+    itself would tell.
+    """
+    if isinstance(data, tuple):
+        labels = data[1]
+        if not isinstance(labels, Tensor) or labels.dim() != 1 or labels.is_floating_point():
+            return None
+        text = str(labels.tolist())
+    elif isinstance(data, Pairs) and isinstance(names := getattr(data.items, "names", None), list):
+        text = "\n".join([*names, data.target, str(data.size)])
+    else:
+        return None
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _need_classes(data: Data, classes: int, name: str) -> None:
@@ -374,7 +403,7 @@ def _read(data: Data, order: list[Tensor], workers: int, device: torch.device) -
             data,
             batch_sampler=[chosen.tolist() for chosen in order],
             num_workers=workers,
-            collate_fn=default_collate,
+            collate_fn=_collate,
             worker_init_fn=_seed_worker,
             pin_memory=device.type == "cuda",
         )
@@ -383,6 +412,43 @@ def _read(data: Data, order: list[Tensor], workers: int, device: torch.device) -
         if images.dtype == torch.uint8:
             images = images.float() / 255
         yield images, _to(targets, device)
+
+
+def _collate(pairs: list[Any]) -> Any:
+    """default_collate, with a word about what cannot be one batch."""
+    first = pairs[0]
+    if not isinstance(first, tuple | list) or len(first) != 2:
+        raise ValueError(
+            f"an item of the data set is a {type(first).__name__}, no pair (image, target); Pairs(items) makes pairs of "
+            "the dictionaries of equipath.data."
+        )
+    sizes = {tuple(image.shape) for image, _ in pairs if isinstance(image, Tensor)}
+    if len(sizes) > 1:
+        one, two = (" x ".join(map(str, size)) for size in sorted(sizes)[:2])
+        raise ValueError(
+            f"pictures of {one} and {two} cannot be one batch; cut all to one size, Pairs(items, size=…), or take "
+            "batch_size=1."
+        )
+    return default_collate(pairs)
+
+
+@contextmanager
+def _told(epoch: int, step: int, images: Any, targets: Any) -> Iterator[None]:
+    """What network or loss cannot do with a batch is said with the batch."""
+    try:
+        yield
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        batch = []
+        for name, x in (("images", images), ("targets", targets)):
+            if isinstance(x, Tensor) and x.numel() and "CUDA" not in str(error):
+                least, most = x.min().item(), x.max().item()
+                batch.append(f"{name} {tuple(x.shape)} {str(x.dtype)[6:]} from {least:g} to {most:g}")
+            else:
+                batch.append(f"{name} {tuple(x.shape)}" if isinstance(x, Tensor) else name)
+        raise TrainingError(
+            f"Network and loss failed in epoch {epoch}, batch {step}, on {' and '.join(batch)}: "
+            f"{' '.join(str(error).split())[:500]}"
+        ) from error
 
 
 def _to(x: Any, device: torch.device) -> Any:
@@ -449,12 +515,12 @@ def _check(given: dict[str, Any], epochs: int) -> None:
     ):
         if given[name] not in known:
             raise ValueError(f"got {name}={given[name]!r}; known are {', '.join(map(repr, known))}.")
-    numbers = {"epochs": epochs, "batches_per_epoch": given["batches_per_epoch"] or 1} | {
-        name: given[name] for name in ("batch_size", "patience")
+    numbers = {"epochs": epochs} | {
+        name: given[name] for name in ("batches_per_epoch", "batch_size", "patience")
     }
     for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"got {name}={value}; it must be at least 1.")
+        if not (value is None and name == "batches_per_epoch") and (value < 1 or value != int(value)):
+            raise ValueError(f"got {name}={value}; it must be a whole number of at least 1.")
     if not given["lr"] > 0:
         raise ValueError(f"got lr={given['lr']}; it must be greater than 0.")
     if given["seed"] < 0:
@@ -465,6 +531,8 @@ def _optimizer(
     model: nn.Module, name: str, lr: float, weight_decay: float, momentum: float
 ) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError(f"{type(model).__name__} has no parameter that learns (requires_grad).")
     if name == "adam":
         return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay)
     return torch.optim.SGD(parameters, lr=lr, weight_decay=weight_decay, momentum=momentum)
@@ -545,13 +613,25 @@ class _Keeper:
         if not path.exists():
             return run
         try:
+            with zipfile.ZipFile(path) as parts:  # torch.load does not look at the check sums
+                if spoilt := parts.testzip():
+                    raise OSError(f"{spoilt} is not as it was written")
             kept = torch.load(path, map_location="cpu", weights_only=True)
-            before = kept["settings"]
+            before, version = dict(kept["settings"]), kept.get("version", VERSION)
+            if version == VERSION and (lost := CHECKPOINT - kept.keys()):
+                raise KeyError(*lost)
         except Exception as error:
             raise TrainingError(
-                f"{path} cannot be read ({error.__class__.__name__}); delete it to start anew, or name another "
-                "folder."
+                f"{path} is damaged or no checkpoint ({error.__class__.__name__}); delete it to start anew, or name "
+                "another folder."
             ) from error
+        if version != VERSION:
+            raise TrainingError(
+                f"{path} was written by another version of EquiPath (checkpoint {version}, here {VERSION}); continue "
+                "with that version, or name another folder."
+            )
+        for name in ("training data", "validation data", "processes"):  # older checkpoints do not tell
+            before.setdefault(name, self.given[name])
         now = json.loads(json.dumps(self.given))
         if differing := [name for name in now | before if now.get(name) != before.get(name)]:
             raise TrainingError(
@@ -559,11 +639,17 @@ class _Keeper:
                 + "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in differing)
                 + ". Give the same settings to continue it, or name another folder."
             )
-        self.model.load_state_dict(kept["model"])
-        self.optimizer.load_state_dict(kept["optimizer"])
-        self.fabric.strategy.precision.load_state_dict(kept["precision"])
-        if self.schedule is not None:
-            self.schedule.load_state_dict(kept["schedule"])
+        try:
+            self.model.load_state_dict(kept["model"])
+            self.optimizer.load_state_dict(kept["optimizer"])
+            self.fabric.strategy.precision.load_state_dict(kept["precision"])
+            if self.schedule is not None:
+                self.schedule.load_state_dict(kept["schedule"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise TrainingError(
+                f"{path} holds another network than this {type(self.model).__name__} "
+                f"({' '.join(str(error).split())[:300].rstrip('.')}); make the network as it was, or name another folder."
+            ) from error
         self.best = kept["best"]
         run.history, run.best_epoch, run.best_score = kept["history"], kept["best_epoch"], kept["best_score"]
         run.seconds = sum(row["seconds"] for row in run.history)
@@ -581,7 +667,7 @@ class _Keeper:
         if self.folder is not None and self.fabric.is_global_zero:
             store = io.BytesIO()
             kept = dict(
-                settings=json.loads(json.dumps(self.given)), history=history, best=best, best_epoch=epoch,
+                version=VERSION, settings=json.loads(json.dumps(self.given)), history=history, best=best, best_epoch=epoch,
                 best_score=value, model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
                 schedule=None if self.schedule is None else self.schedule.state_dict(),
                 precision=self.fabric.strategy.precision.state_dict(),
@@ -668,12 +754,17 @@ def load_weights(model: nn.Module, folder: str | os.PathLike[str]) -> dict[str, 
         raise TrainingError(f"{path} is missing; train first, or name the folder of a training.") from error
     except Exception as error:
         raise TrainingError(
-            f"{path} does not fit {type(model).__name__}: {' '.join(str(error).split())[:300]}; make the model with "
-            "the arguments that it was trained with (config.json beside the weights)."
+            f"{path} does not fit {type(model).__name__}: {' '.join(str(error).split())[:300].rstrip('.')}; make the model "
+            "with the arguments that it was trained with (config.json beside the weights)."
         ) from error
     model.eval()
     about = path.with_name("config.json")
-    return json.loads(about.read_text()) if about.exists() else {}
+    try:
+        return json.loads(about.read_text()) if about.exists() else {}
+    except ValueError as error:
+        raise TrainingError(
+            f"{about} is damaged ({error}); start the same training again, which writes it anew from last.pt."
+        ) from error
 
 
 def load_model(folder: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:

@@ -518,11 +518,107 @@ def test_a_folder_of_another_network_or_a_spoilt_checkpoint_is_refused(tmp_path)
     with pytest.raises(TrainingError, match=r"weights was 'Sequential 9 tensors.*, is 'Sequential 2 tensors"):
         run(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), 1, folder=tmp_path)
     (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:500])
-    with pytest.raises(TrainingError, match=r"last.pt cannot be read .*delete it to start anew"):
+    with pytest.raises(TrainingError, match=r"last.pt is damaged .*delete it to start anew"):
         run(net(), 1, folder=tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainingError, match="file cannot be made"):
         run(net(), 1, folder=tmp_path / "file")
+
+
+def test_one_bit_that_turned_in_a_checkpoint_is_noticed(tmp_path):
+    run(net(), 1, folder=tmp_path)
+    path = tmp_path / "last.pt"
+    kept = torch.load(path, weights_only=True)["best"]["5.weight"]
+    spoilt = bytearray(path.read_bytes())
+    spoilt[path.read_bytes().index(kept.numpy().tobytes()) + 3] ^= 64
+    path.write_bytes(spoilt)
+    # torch does not look
+    assert not torch.equal(torch.load(path, weights_only=True)["best"]["5.weight"], kept)
+    model = net()
+    with pytest.raises(TrainingError, match=r"last.pt is damaged"):
+        run(model, 2, folder=tmp_path)
+    assert same(model.state_dict(), net().state_dict())
+
+
+def test_a_checkpoint_of_another_version_or_of_other_tensors_is_refused(tmp_path):
+    run(net(), 1, folder=tmp_path)
+    path = tmp_path / "last.pt"
+    kept = torch.load(path, weights_only=True)
+    torch.save(kept | {"version": 2}, path)
+    with pytest.raises(TrainingError, match=r"another version of EquiPath \(checkpoint 2, here 1\)"):
+        run(net(), 2, folder=tmp_path)
+    torch.save({name: value for name, value in kept.items() if name != "best"}, path)
+    with pytest.raises(TrainingError, match=r"last.pt is damaged or no checkpoint"):
+        run(net(), 2, folder=tmp_path)
+    torch.save(kept, path)
+    other = nn.Sequential(nn.Flatten(), *net()[:0])  # as many tensors and numbers, under other names
+    other.extend([nn.Unflatten(1, (1, 4, 4)), *net()[:-1], nn.Linear(16, 2)])
+    with pytest.raises(TrainingError, match=r"last.pt holds another network than this Sequential .*Missing key"):
+        run(other, 2, folder=tmp_path)
+    older = {name: value for name, value in kept.items() if name != "version"}
+    older["settings"] = {k: v for k, v in kept["settings"].items() if k not in ("training data", "validation data",
+                                                                               "processes")}  # fmt: skip
+    torch.save(older, path)
+    assert len(run(net(), 2, folder=tmp_path).history) == 2
+
+
+def test_other_labels_items_or_numbers_of_processes_are_other_settings(tmp_path):
+    run(net(), 1, folder=tmp_path)
+    images, labels = data()
+    with pytest.raises(TrainingError, match=r"training data was '[0-9a-f]{8}', is '[0-9a-f]{8}'"):
+        fit(net(), (images, 1 - labels), data(24, seed=1), loss=nn.functional.cross_entropy, epochs=2, batch_size=16,
+            lr=1e-2, augment=flipped, progress=False, folder=tmp_path)  # fmt: skip
+    kept = torch.load(tmp_path / "last.pt", weights_only=True)
+    torch.save(kept | {"settings": kept["settings"] | {"processes": 2}}, tmp_path / "last.pt")
+    with pytest.raises(TrainingError, match="processes was 2, is 1"):
+        run(net(), 2, folder=tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([(torch.zeros(1, 4, 4 + i % 2), 0) for i in range(4)], r"1 x 4 x 4 and 1 x 4 x 5 cannot be one batch"),
+        ([{"image": torch.zeros(1, 4, 4), "label": 0}] * 4, r"is a dict, no pair \(image, target\); Pairs\(items\)"),
+    ],
+)
+def test_items_that_make_no_batch_are_named(items, said, workers):
+    with pytest.raises(ValueError, match=said):
+        fit(net(), items, data(), loss=nn.functional.cross_entropy, epochs=1, workers=workers)
+
+
+@pytest.mark.parametrize("what", [None, torch.utils.data.DataLoader([1, 2]), iter([1])])
+def test_data_without_items_by_number_is_named(what):
+    with pytest.raises(ValueError, match=r"got a \w+ as data; give a data set of \(image, target\) pairs"):
+        fit(net(), what, data(), loss=nn.functional.cross_entropy, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (lambda output, target: nn.functional.cross_entropy(output, target + 1), "Target 2 is out of bounds"),
+        (lambda output, target: output.sum(1), "grad can be implicitly created only for scalar"),
+        (lambda output, target: output.detach().sum(), "does not require grad"),
+    ],
+)
+def test_a_loss_that_fails_is_told_with_its_batch(loss, said):
+    batch = r"epoch 1, batch 1, on images \(16, 1, 4, 4\) float32 from 0\S* to [01]\S* and targets \(16,\) int64 from 0 to 1"
+    with pytest.raises(TrainingError, match=f"{batch}: .*{said}"):
+        run(net(), 1, loss=loss)
+
+
+def test_a_network_that_does_not_learn_is_named():
+    with pytest.raises(ValueError, match="Sequential has no parameter that learns"):
+        run(net().requires_grad_(False), 1)
+
+
+def test_a_spoilt_config_beside_the_weights_is_named(tmp_path):
+    run(net(), 1, folder=tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(TrainingError, match=r"config.json is damaged .*start the same training again"):
+        load_weights(net(), tmp_path)
+    run(net(), 1, folder=tmp_path)
+    assert load_weights(net(), tmp_path)["best_epoch"] == 1
 
 
 @pytest.mark.parametrize(
@@ -530,8 +626,10 @@ def test_a_folder_of_another_network_or_a_spoilt_checkpoint_is_refused(tmp_path)
     [
         (dict(optimizer="lion"), "known are 'adam', 'sgd'"),
         (dict(schedule="step"), "known are None, 'plateau', 'onecycle', 'cosine'"),
-        (dict(epochs=0), "epochs=0; it must be at least 1"),
+        (dict(epochs=0), "epochs=0; it must be a whole number of at least 1"),
         (dict(batches_per_epoch=-1), "batches_per_epoch=-1"),
+        (dict(batches_per_epoch=0), "batches_per_epoch=0; it must be a whole number of at least 1"),
+        (dict(batch_size=2.5), "batch_size=2.5; it must be a whole number"),
         (dict(lr=0.0), "lr=0.0; it must be greater than 0"),
         (dict(lr=math.nan), "lr=nan; it must be greater than 0"),
         (dict(seed=-1), "seed=-1; it must not be negative"),
