@@ -289,14 +289,15 @@ def segment(
                 if progress:
                     progress(done + len(todo[i]), total)
             names = _names(classes, state.channels)
-            seconds, counts = state.seconds, state.counts()
-            _write(source, state.labels(), names, preview, mask_file)
+            seconds, counts, labels = state.seconds, state.counts(), state.labels()
         result = Segmentation(
             str(mask_file), str(preview), size, source.mpp, names,
             {n: float(counts[k + 1] / max(counts[1:].sum(), 1)) for k, n in enumerate(names)},
             total, len(rows) * len(columns), side, margin, exact, seconds, float(counts[1:].sum() / 1e6), str(run_on),
         )  # fmt: skip
+        _preview(source, labels, names).save(preview)
         about.write_text(json.dumps(asdict(result), indent=1) + "\n")
+        _write(source, labels, names, mask_file)  # last: being there, it says that all is done
     except OSError as error:
         raise DataError(
             f"{error.filename or out} could not be written ({error.strerror or error}); make room and run the same "
@@ -513,7 +514,7 @@ class _Unfinished:
         note = folder / "settings.json"
         settings = json.loads(json.dumps(settings))
         if note.exists():
-            kept = json.loads(note.read_text())
+            kept = self._noted(note)
             if kept != settings:
                 other = ", ".join(key for key in settings if kept.get(key) != settings[key])
                 raise DataError(
@@ -522,7 +523,7 @@ class _Unfinished:
                 )
             progress = folder / "progress.json"
             if progress.exists():
-                state = json.loads(progress.read_text())
+                state = self._noted(progress)
                 self.row, self.lines = state["row"], state["lines"]
                 self.seconds, self.channels = state["seconds"], state["channels"]
             return
@@ -536,6 +537,13 @@ class _Unfinished:
         part = folder / "settings.json.part"
         part.write_text(json.dumps(settings, indent=1))
         part.replace(note)
+
+    @staticmethod
+    def _noted(note: Path) -> dict[str, Any]:
+        try:
+            return json.loads(note.read_text())
+        except ValueError as error:
+            raise DataError(f"{note} is damaged ({error}); delete {note.parent} to start anew.") from error
 
     def __enter__(self) -> _Unfinished:
         return self
@@ -634,8 +642,8 @@ def _sheet(panels: Sequence[np.ndarray], names: Sequence[str]) -> Image.Image:
     return sheet
 
 
-def _write(source: Picture, raw: np.ndarray, names: Sequence[str], preview: Path, mask: Path) -> None:
-    """The preview, then the pyramid of labels, which being there says that all is done."""
+def _write(source: Picture, raw: np.ndarray, names: Sequence[str], mask: Path) -> None:
+    """The pyramid of labels."""
     colours = np.full((256, 3), 255, np.uint8)
     for k in range(len(names)):
         colours[k] = _rgb(k)
@@ -643,8 +651,7 @@ def _write(source: Picture, raw: np.ndarray, names: Sequence[str], preview: Path
     def read(y: int, x: int, high: int, wide: int) -> np.ndarray:
         return np.asarray(raw[y : y + high, x : x + wide]) - np.uint8(1)  # 0, unseen, becomes 255
 
-    _preview(source, raw, names).save(preview)
-    write_pyramid(read, mask, source.size, source.mpp or 1.0, colours=colours)
+    write_pyramid(read, mask, source.size, source.mpp, colours=colours)
 
 
 def _preview(source: Picture, raw: np.ndarray, names: Sequence[str], side: int = 900) -> Image.Image:

@@ -287,6 +287,40 @@ def test_a_full_disk_is_said_and_nothing_done_is_lost(tmp_path, monkeypatch):
     assert np.array_equal(labels(tmp_path / "a"), labels(tmp_path / "b"))
 
 
+def test_the_mask_comes_last_since_it_says_that_all_is_done(tmp_path, monkeypatch):
+    path, model = picture(tmp_path), unet()
+
+    def stopped(*arguments, **options):
+        assert {"core.json", "core.preview.png"} <= {file.name for file in (tmp_path / "a").iterdir()}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(room, "write_pyramid", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        segment(model, path, tmp_path / "a", tile=128, everywhere=True)
+    monkeypatch.undo()
+    monkeypatch.setattr(room, "_ask", None)  # all windows are done
+    made = segment(model, path, tmp_path / "a", tile=128, everywhere=True)
+    assert json.loads((tmp_path / "a" / "core.json").read_text())["tiles"] == made.tiles
+    assert not (tmp_path / "a" / "core.work").exists()
+
+
+def test_notes_of_an_unfinished_run_that_are_damaged_are_named(tmp_path):
+    path, work = picture(tmp_path), tmp_path / "a" / "core.work"
+    work.mkdir(parents=True)
+    (work / "settings.json").write_text("{")
+    with pytest.raises(DataError, match=r"settings.json is damaged .*; delete \S*core.work to start anew"):
+        segment(unet(), path, tmp_path / "a", tile=128)
+
+
+def test_a_mask_says_microns_only_where_they_are_known(tmp_path):
+    path, model = picture(tmp_path, 64, 64), unet()
+    segment(model, path, tmp_path / "a")
+    with pytest.raises(DataError, match="does not say its microns per pixel"):
+        WholeSlide(tmp_path / "a" / "core.mask.tif")
+    segment(model, path, tmp_path / "b", mpp=0.5)
+    assert WholeSlide(tmp_path / "b" / "core.mask.tif").mpp == pytest.approx(0.5)
+
+
 def test_memory_does_not_grow_with_the_slide(tmp_path):
     """numpy's and torch's peak while a row of windows goes by, at two widths."""
     import tracemalloc

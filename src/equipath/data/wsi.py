@@ -427,7 +427,7 @@ def write_pyramid(
     read: Callable[[int, int, int, int], np.ndarray],
     path: str | os.PathLike[str],
     size: tuple[int, int],
-    mpp: float,
+    mpp: float | None,
     tile: int = 512,
     block: int = 2048,
     smallest: int = 512,
@@ -443,7 +443,7 @@ def write_pyramid(
     Args:
         read: ``read(y, x, h, w)`` gives the pixels ``(h, w, 3)`` uint8 of a block of the finest level.
         size: height and width of the finest level.
-        mpp: microns per pixel, written as TIFF resolution, where OpenSlide finds it.
+        mpp: microns per pixel, written as TIFF resolution, where OpenSlide finds it; None where not known.
         tile: side of the stored tiles, a multiple of 16.
         block: width of what ``read`` is asked for at once.
         smallest: levels are added, each half of the one before (rounded down), until both sides are at most
@@ -456,7 +456,7 @@ def write_pyramid(
     import tifffile
 
     height, width = size
-    if min(height, width) < 1 or not mpp > 0 or block < 1:
+    if min(height, width) < 1 or (mpp is not None and not mpp > 0) or block < 1:
         raise ValueError(f"got size={size}, mpp={mpp} and block={block}; they must be positive.")
     if tile < 16 or tile % 16:
         raise ValueError(f"got tile={tile}; TIFF wants a multiple of 16.")
@@ -496,8 +496,8 @@ def write_pyramid(
                     tile=(tile, tile),
                     compression="zlib",
                     compressionargs={"level": 4},
-                    resolution=(1e4 / (mpp * 2**level),) * 2,
-                    resolutionunit="CENTIMETER",
+                    resolution=None if mpp is None else (1e4 / (mpp * 2**level),) * 2,
+                    resolutionunit=None if mpp is None else "CENTIMETER",
                     subfiletype=1 if level else 0,
                     metadata=None,
                     maxworkers=1,  # more would encode ahead of the writer and hold what they encode
