@@ -345,7 +345,7 @@ def run_(
     folder: Annotated[
         Path | None,
         typer.Option(
-            help="Checkpoints: a run that was stopped goes on there. runs/NAME/DATA-SIZE-SEED by default."
+            help="Checkpoints, in FOLDER/DATA-SIZE-SEED: a run that was stopped goes on there. runs/NAME by default."
         ),
     ] = None,
     root: Root = None,
@@ -371,9 +371,7 @@ def run_(
             chosen["fractions"] = fraction
         found: dict[str, list[Any]] = {}
         for one in range(seed, seed + seeds):
-            place = folder or Path("runs") / name / f"{data}-{size}-{one}"
-            if folder and seeds > 1:
-                place = folder / f"{data}-{size}-{one}"  # a seed's checkpoints are no other's
+            place = folder or Path("runs") / name
             metrics = experiment.run(data=data, size=size, seed=one, folder=place, root=root, **chosen)
             for key, value in flat(metrics).items():
                 found.setdefault(key, []).append(value)

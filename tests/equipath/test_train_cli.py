@@ -133,7 +133,7 @@ def test_run_hands_its_words_on_and_shows_the_numbers(call, monkeypatch):
     monkeypatch.setitem(sys.modules, module.__name__, module)
     done = call("run", "gunet", "--data", "ebhi", "--size", "paper", "--seed", 3)
     assert done.exit_code == 0, done.output
-    place = Path("runs/gunet/ebhi-paper-3")
+    place = Path("runs/gunet")
     assert said == {"data": "ebhi", "size": "paper", "seed": 3, "folder": place, "root": None}
     assert [line.split() for line in done.output.splitlines()] == [["p4m.dice", "0.8125"], ["n", "3"]]
     for words, text in (
@@ -155,13 +155,13 @@ def test_run_takes_several_seeds_and_some_networks(call, monkeypatch):
     assert done.exit_code == 0, done.output
     assert [words["seed"] for words in said] == [1, 2]
     assert all(words["arms"] == ["CNN", "SEUNet, fixed σ"] for words in said)
-    assert [words["folder"] for words in said] == [Path(f"runs/seunet/slides-small-{s}") for s in (1, 2)]
+    assert [words["folder"] for words in said] == 2 * [Path("runs/seunet")]
     assert [line.split(maxsplit=1) for line in done.output.splitlines()] == [
         ["CNN.iou", "0.3750 ± 0.1768"],
         ["CNN.note", "seed 1, seed 2"],
     ]
     call("run", "seunet", "--seeds", 2, "--folder", "mine")
-    assert [words["folder"] for words in said[2:]] == [Path(f"mine/slides-small-{s}") for s in (0, 1)]
+    assert [words["folder"] for words in said[2:]] == 2 * [Path("mine")]
     assert call("run", "seunet", "--seeds", 0).exit_code == 2
 
 

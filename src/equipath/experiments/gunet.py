@@ -11,7 +11,6 @@ learning rate. The paper's 320 pixels are 321 here, the next size at which its 3
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,13 +22,13 @@ from torch import Tensor, nn
 
 from equipath.data import load, nested
 from equipath.equivariance import stability_map
-from equipath.experiments.results import Picture, Table, cell, grouped, save
+from equipath.experiments.results import Picture, Table, cell, grouped
+from equipath.experiments.runs import Runs
 from equipath.losses import dice_cross_entropy
 from equipath.metrics import dice_score, iou
 from equipath.models.gunet import GUNet
-from equipath.models.summary import count_parameters
 from equipath.models.unet import UNet
-from equipath.train import Pairs, fit, in_memory, roto_reflections
+from equipath.train import Pairs, in_memory, roto_reflections
 
 NAME = "gunet"
 TITLE = "GU-Net: fewer labelled pictures"
@@ -216,12 +215,8 @@ def run(
     Returns:
         {"arm, percent": metrics}.
     """
-    if data not in TASKS:
-        raise ValueError(f"gunet runs on {', '.join(TASKS)}; got data={data!r}.")
-    if size not in SETTINGS:
-        raise ValueError(f"got size={size!r}; known are {', '.join(SETTINGS)}.")
-    if unknown := set(arms) - set(ARMS):
-        raise ValueError(f"got the arms {', '.join(sorted(unknown))}; known are {', '.join(ARMS)}.")
+    runs = Runs(NAME, data, size, seed, folder, progress, results)
+    runs.check(TASKS, arms, ARMS)
     settings = settings or SETTINGS[size][data]
     images, masks, patients = pictures(data, "train", settings, seed, root)
     validation = pictures(data, "val", settings, root=root)[:2]
@@ -231,35 +226,25 @@ def run(
         kept = nested(patients, fraction, seed)
         train = images[kept], masks[kept]
         for arm in arms:
-            start = time.perf_counter()
-            net = network(arm, settings, seed)
             plain = arm.startswith("U-Net+")
-            epochs = settings.epochs * (3 if arm.endswith("long") else 1)
-            lr = settings.lrs[_kind(arm)]
-            config = {
-                "model": arm, "parameters": count_parameters(net), "fraction": fraction, "lr": lr,
-            } | asdict(settings) | {"epochs": epochs}  # fmt: skip
-            name = f"{arm.replace(' ', '_')}-{fraction:g}"
-            done = fit(
-                net, train, validation, loss=dice_cross_entropy, epochs=epochs,
-                batch_size=settings.batch, batches_per_epoch=settings.batches, lr=lr,
-                schedule=settings.schedule, patience=settings.patience,
-                augment=roto_reflections if plain else None, classes=2,
-                folder=Path(folder) / f"{data}-{size}-{seed}" / name if folder else None, seed=seed,
-                progress=progress, config=config,
-            )  # fmt: skip
-            net = net.cpu()
-            metrics = measure(net, *test, stability=None if plain else settings.stability)
-            metrics |= {
-                "best_epoch": done.best_epoch,
-                "training_seconds": done.seconds,
-                "pictures": len(train[0]),
+            config = asdict(settings) | {
+                "model": arm,
+                "fraction": fraction,
+                "lr": settings.lrs[_kind(arm)],
+                "epochs": settings.epochs * (3 if arm.endswith("long") else 1),
             }
-            save(
-                experiment=NAME, data=data, size=size, config=config, seed=seed, metrics=metrics,
-                seconds=time.perf_counter() - start, device=done.device, folder=results,
+
+            def test_once(
+                net: nn.Module, plain: bool = plain, pictures: int = len(train[0])
+            ) -> dict[str, Any]:
+                stability = None if plain else settings.stability
+                return measure(net, *test, stability=stability) | {"pictures": pictures}
+
+            out[f"{arm}, {100 * fraction:g} %"] = runs.one(
+                network(arm, settings, seed), train, validation, config, test_once, loss=dice_cross_entropy,
+                schedule=settings.schedule, patience=settings.patience, classes=2,
+                augment=roto_reflections if plain else None,
             )  # fmt: skip
-            out[f"{arm}, {100 * fraction:g} %"] = metrics
     return out
 
 

@@ -12,7 +12,6 @@ patch at its edges, while slides are rendered again; breast slides stand in for 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +26,8 @@ from torch import Tensor, nn
 from equipath.data import load
 from equipath.data.slides import Grid, Slide, render_batch
 from equipath.equivariance import Rotation
-from equipath.experiments.results import Picture, Table, cell, grouped, mean_sd, save
+from equipath.experiments.results import Picture, Table, cell, grouped, mean_sd
+from equipath.experiments.runs import Runs
 from equipath.metrics import (
     SlideFindings,
     accuracy,
@@ -39,13 +39,14 @@ from equipath.metrics import (
     slide_findings,
 )
 from equipath.models.densenet import DenseNet, P4DenseNet, P4MDenseNet
-from equipath.models.summary import count_parameters
-from equipath.train import Pairs, fit, in_memory, roto_reflections
+from equipath.train import Pairs, in_memory, roto_reflections
 
 NAME = "pcam"
 TITLE = "P4M-DenseNet: tumour in patches and on slides"
 ARMS = ("P4M-DenseNet", "P4M-DenseNet M", "P4-DenseNet", "DenseNet+", "DenseNet+ M", "DenseNet")
 """The rows of the paper's table 1; + is trained on roto-reflected patches, M has the planar maps of the other kind."""
+LONG = ("P4M-DenseNet long", "DenseNet+ long")
+"""Three times as many epochs, on all patches: is P4M behind for want of steps? Only made when asked for."""
 COMPARED = ("P4M-DenseNet", "DenseNet+", "DenseNet")
 """Trained on every fraction, the others on all patches only."""
 COLOURS = ("#0072B2", "#D55E00", "#767676")
@@ -111,8 +112,8 @@ SETTINGS = {"small": SMALL, "paper": Settings()}
 
 
 def network(arm: str, settings: Settings, seed: int = 0, dense: bool = False) -> nn.Module:
-    """One of ``ARMS``, freshly drawn, with one logit a patch."""
-    growth = settings.growths[ARMS.index(arm)]
+    """One of ``ARMS`` or ``LONG``, freshly drawn, with one logit a patch."""
+    growth = settings.growths[ARMS.index(arm.removesuffix(" long"))]
     kind = P4MDenseNet if arm.startswith("P4M") else P4DenseNet if arm.startswith("P4") else DenseNet
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -373,7 +374,7 @@ def run(
         size: "small" (minutes on two cores) or "paper".
         folder: checkpoints of the training, one folder an arm and fraction: a run that was stopped goes on there.
         root: folder of the data sets.
-        arms: some of ``ARMS``.
+        arms: some of ``ARMS`` and ``LONG``.
         fractions: of PCam's training patches, some of those of the settings; all by default.
         settings: in place of those of ``size``.
         results: where the JSONs go; `book/results` by default.
@@ -381,43 +382,35 @@ def run(
     Returns:
         {"arm, percent": metrics}.
     """
-    if data not in DATA:
-        raise ValueError(f"pcam runs on {', '.join(DATA)}; got data={data!r}.")
-    if size not in SETTINGS:
-        raise ValueError(f"got size={size!r}; known are {', '.join(SETTINGS)}.")
-    if unknown := set(arms) - set(ARMS):
-        raise ValueError(f"got the arms {', '.join(sorted(unknown))}; known are {', '.join(ARMS)}.")
+    runs = Runs(NAME, data, size, seed, folder, progress, results)
+    runs.check(DATA, arms, (*ARMS, *LONG))
+    if data != "pcam" and fractions:
+        raise ValueError(f"pcam cuts PCam's training patches alone; leave the fractions out on {data}.")
     settings = settings or SETTINGS[size]
+    shares = (fractions or settings.fractions) if data == "pcam" else (1.0,)
+    if 1 not in shares and not set(arms) & set(COMPARED):
+        raise ValueError(f"parts of the training set are for {', '.join(COMPARED)}; got {', '.join(arms)}.")
     source = "pcam" if data == "breakhis" else data
     validation = patches(source, "val", settings, root=root)[:2]
     measures = _measures(data, settings, root)
     out = {}
-    for fraction in (fractions or settings.fractions) if data == "pcam" else (1.0,):
+    for fraction in shares:
         train = patches(source, "train", settings, fraction, seed, root)[:2]
-        for arm in [arm for arm in arms if fraction == 1 or arm in COMPARED]:
-            start = time.perf_counter()
-            net = network(arm, settings, seed)
-            config = {
-                "model": arm, "parameters": count_parameters(net), "fraction": fraction, "patches": len(train[0]),
-            } | asdict(settings)  # fmt: skip
-            name = f"{arm.replace(' ', '_')}-{fraction:g}"
-            done = fit(
-                net, train, validation, loss=loss, epochs=settings.epochs, batch_size=settings.batch,
-                batches_per_epoch=settings.batches, lr=settings.lr, schedule=settings.schedule,
-                patience=settings.patience, augment=roto_reflections if "+" in arm else None, classes=2,
-                folder=Path(folder) / f"{source}-{size}-{seed}" / name if folder else None, seed=seed,
-                progress=progress, config=config,
-            )  # fmt: skip
-            net = net.cpu()
-            metrics: dict[str, Any] = {"best_epoch": done.best_epoch, "training_seconds": done.seconds}
-            metrics |= fitted(net, "training", train) | fitted(net, "validation", validation)
+
+        def test_once(net: nn.Module, train: tuple[Tensor, Tensor] = train) -> dict[str, Any]:
+            metrics: dict[str, Any] = fitted(net, "training", train) | fitted(net, "validation", validation)
             for measure in measures:
                 metrics |= measure(net)
-            save(
-                experiment=NAME, data=data, size=size, config=config, seed=seed, metrics=metrics,
-                seconds=time.perf_counter() - start, device=done.device, folder=results,
+            return metrics
+
+        for arm in [arm for arm in arms if fraction == 1 or arm in COMPARED]:
+            config = asdict(settings) | {"model": arm, "fraction": fraction, "patches": len(train[0])}
+            config["epochs"] *= 3 if arm in LONG else 1
+            out[f"{arm}, {100 * fraction:.3g} %"] = runs.one(
+                network(arm, settings, seed), train, validation, config, test_once, source=source, loss=loss,
+                schedule=settings.schedule, patience=settings.patience, classes=2,
+                augment=roto_reflections if "+" in arm else None,
             )  # fmt: skip
-            out[f"{arm}, {100 * fraction:.3g} %"] = metrics
     return out
 
 
@@ -468,6 +461,7 @@ def report(results: Sequence[dict[str, Any]]) -> list[str | Table | Picture]:
         if data != "breakhis":
             parts.append(_patches(whole, arms, on))
             parts += _fitting(whole, arms, on)
+            parts += _longer(whole, on)
         lesser = grouped(runs, "model", "fraction")
         if len({run["config"]["fraction"] for run in runs}) > 1:
             parts += _fractions(lesser, data, size, on)
@@ -562,6 +556,45 @@ def _fitting(whole: dict[Any, list[dict[str, Any]]], arms: list[str], on: str) -
             "learn by heart, and to need fewer examples, which is what a symmetry is good for, is of little use."
         )
     return [table, text]
+
+
+def _longer(whole: dict[Any, list[dict[str, Any]]], on: str) -> list[str | Table]:
+    """What three times as many steps change for P4M-DenseNet and DenseNet+, and whether P4M was behind for want of them.
+
+    Asked of the seeds that there are of the longer training; decided on validation patches.
+    """
+    if not all((arm,) in whole for arm in LONG):
+        return []
+    seeds = set.intersection(*({run["seed"] for run in whole[(arm,)]} for arm in LONG))
+    rows, gaps = [], []
+    for kind in ("", " long"):
+        reached = []
+        for arm in (name.removesuffix(" long") + kind for name in LONG):
+            some = [run for run in whole.get((arm,), []) if run["seed"] in seeds]
+            if not some:
+                return []
+            config = some[0]["config"]
+            seen = config["epochs"] * config["batches"] * config["batch"]
+            names = ("training_nll", "validation_nll", "nll")
+            rows.append([arm, f"{seen:,}", *(cell(some, name) for name in names), cell(some, "auc", 1, 100)])
+            reached.append(np.mean([run["metrics"]["validation_nll"] for run in some]))
+        gaps.append(float(reached[0] - reached[1]))
+    chosen = ", ".join(map(str, sorted(seeds)))
+    table = Table(
+        ("network", "patches seen", "NLL, training", "NLL, validation", "NLL, test", "AUC"), rows,
+        f"Three times as many steps ({on.rsplit(',', 1)[0]}, seed {chosen}).",
+    )  # fmt: skip
+    text = (
+        f"Against DenseNet+, P4M-DenseNet's NLL on validation patches is {gaps[0]:+.3f} after the short training and "
+        f"{gaps[1]:+.3f} after the long one"
+    )
+    if gaps[0] <= 0:
+        return [table, f"{text}."]
+    if gaps[1] <= 0:
+        return [table, f"{text}: it was behind for want of steps."]
+    if gaps[1] < gaps[0] / 2:
+        return [table, f"{text}: more than half of what it lacked was steps."]
+    return [table, f"{text}: it does not lack steps alone."]
 
 
 def _rise(runs: Sequence[dict[str, Any]]) -> float:

@@ -11,7 +11,6 @@ silent are in ``Settings`` and in the names of the numbers.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -30,7 +29,8 @@ from equipath.data import load
 from equipath.data.items import IGNORE
 from equipath.data.stains import StainNormalizer
 from equipath.equivariance import Scaling, pair_ratios
-from equipath.experiments.results import Picture, Table, grouped, mean_sd, save
+from equipath.experiments.results import Picture, Table, grouped, mean_sd
+from equipath.experiments.runs import Runs
 from equipath.metrics import confusion_matrix
 from equipath.models.seunet import (
     STRATEGIES,
@@ -41,8 +41,6 @@ from equipath.models.seunet import (
     scale_ensemble,
     sigma_ranges,
 )
-from equipath.models.summary import count_parameters
-from equipath.train import fit
 
 NAME = "seunet"
 TITLE = "SEUNet: segmentation at other scales than the one trained on"
@@ -135,7 +133,7 @@ def network(arm: str, classes: int, settings: Settings, seed: int = 0) -> nn.Mod
 def trained_network() -> SEUNet:
     """The small SEUNet of the kept result on slides (seed 0), in eval mode; 5 classes of ``TissueTypes``.
 
-    ``equipath run seunet --folder RUNS`` makes the weights again, in ``RUNS/SEUNet/best.safetensors``.
+    ``equipath run seunet --folder RUNS`` makes the weights again, in ``RUNS/slides-small-0/SEUNet/best.safetensors``.
     """
     net = network("SEUNet", 5, SETTINGS["small"]["slides"])
     net.load_state_dict(
@@ -452,6 +450,7 @@ def run(
     root: str | Path | None = None,
     arms: Sequence[str] = ARMS,
     settings: Settings | None = None,
+    results: str | Path | None = None,
 ) -> dict[str, Any]:
     """Train every arm at one scale, test it at 17, save one result each.
 
@@ -462,16 +461,13 @@ def run(
         root: folder of the data sets.
         arms: some of ``ARMS``.
         settings: in place of those of ``size``.
+        results: where the JSONs go; `book/results` by default.
 
     Returns:
         {arm: metrics}.
     """
-    if data not in TASKS:
-        raise ValueError(f"seunet runs on {', '.join(TASKS)}; got data={data!r}")
-    if size not in SETTINGS:
-        raise ValueError(f"got size={size!r}; known are {', '.join(SETTINGS)}")
-    if unknown := set(arms) - set(ARMS):
-        raise ValueError(f"got the arms {', '.join(sorted(unknown))}; known are {', '.join(ARMS)}")
+    runs = Runs(NAME, data, size, seed, folder, progress, results)
+    runs.check(TASKS, arms, ARMS)
     settings = settings or SETTINGS[size][data]
     normalizer = None
     if settings.stain and data != "slides":
@@ -482,41 +478,26 @@ def run(
     test = Fields(data, "test", settings.field, settings, settings.test_tiles, root, normalizer)
     train_set, val_set = train.pairs(), val.pairs()
     weights = class_weights(train_set, len(train.classes)) if settings.balance else None
-    out = {}
-    for arm in arms:
-        start = time.perf_counter()
-        net = network(arm, len(train.classes), settings, seed)
-        lr = settings.lrs[ARMS.index(arm)]
-        config = {"model": arm, "parameters": count_parameters(net), "lr": lr} | asdict(settings)
-        # What concerns the other networks does not tell this run from others.
-        del config["lrs"], config["widths"]
-        config["width"] = settings.widths[ARMS.index(arm)]
-        clock, wall = time.process_time(), time.perf_counter()
-        done = fit(
-            net, train_set, val_set, loss=loss_of(net, weights), epochs=settings.epochs, batch_size=settings.batch,
-            batches_per_epoch=settings.batches, optimizer="adam", lr=lr,
-            weight_decay=settings.weight_decay, schedule="onecycle",
-            folder=Path(folder) / arm.replace(", ", "_").replace(" ", "_") if folder else None, seed=seed,
-            progress=progress, config=config,
-        )  # fmt: skip
-        clock, wall = time.process_time() - clock, time.perf_counter() - wall
-        net = net.cpu()
-        metrics = measure(net, test, SCALES) | {
-            "best_epoch": done.best_epoch,
-            "training_seconds": done.seconds,
-        }
-        if wall >= done.seconds:  # else epochs were taken from a checkpoint
-            # Of this process: what others do on the machine hardly counts.
-            metrics["processor_seconds"] = clock
+
+    def test_once(net: nn.Module) -> dict[str, Any]:
+        metrics = measure(net, test, SCALES)
         if isinstance(net, SEUNet):
             metrics["sigma"] = [sigma.tolist() for sigma in net.sigmas]
             metrics["eta"] = net.eta.tolist()
             metrics |= first_layer_matrices(net, test)
-        save(
-            experiment=NAME, data=data, size=size, config=config, seed=seed, metrics=metrics,
-            seconds=time.perf_counter() - start, device=done.device,
+        return metrics
+
+    out = {}
+    for arm in arms:
+        net = network(arm, len(train.classes), settings, seed)
+        which = ARMS.index(arm)
+        config = asdict(settings) | {"model": arm, "lr": settings.lrs[which], "width": settings.widths[which]}
+        # What concerns the other networks does not tell this run from others.
+        del config["lrs"], config["widths"]
+        out[arm] = runs.one(
+            net, train_set, val_set, config, test_once, loss=loss_of(net, weights), optimizer="adam",
+            weight_decay=settings.weight_decay, schedule="onecycle",
         )  # fmt: skip
-        out[arm] = metrics
     return out
 
 

@@ -13,7 +13,6 @@ in ``Settings`` and in the names of the numbers.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,12 +28,12 @@ from torch import Tensor, nn
 from equipath.cluster import ANGLES, TissueClusters, feature_icc, feature_map, paint_background, turned
 from equipath.data import load
 from equipath.data.items import IGNORE
-from equipath.experiments.results import Picture, Table, grouped, mean_sd, save
+from equipath.experiments.results import Picture, Table, grouped, mean_sd
+from equipath.experiments.runs import Runs
 from equipath.metrics import dice_score
 from equipath.models.resnet import E2CNNResNet18, ResNet18, SREResNet18
-from equipath.models.summary import count_parameters
 from equipath.nn.sre import SREConv2d
-from equipath.train import Pairs, fit, predict
+from equipath.train import Pairs, predict
 
 NAME = "srenet"
 TITLE = "SRENet: segmentation without labels, as the picture turns"
@@ -391,6 +390,7 @@ def run(
     root: str | Path | None = None,
     arms: Sequence[str] = MODELS,
     settings: Settings | None = None,
+    results: str | Path | None = None,
 ) -> dict[str, Any]:
     """Pre-train every network on ``data``, cluster its features on the target pictures, save one result each.
 
@@ -402,48 +402,36 @@ def run(
         root: folder of the data sets.
         arms: some of ``MODELS``.
         settings: in place of those of ``size``.
+        results: where the JSONs go; `book/results` by default.
 
     Returns:
         {model: metrics}.
     """
-    if data not in TARGETS:
-        raise ValueError(f"srenet pre-trains on {', '.join(TARGETS)}; got data={data!r}")
-    if size not in SETTINGS:
-        raise ValueError(f"got size={size!r}; known are {', '.join(SETTINGS)}")
-    if unknown := set(arms) - set(MODELS):
-        raise ValueError(f"got the models {', '.join(sorted(unknown))}; known are {', '.join(MODELS)}")
+    runs = Runs(NAME, data, size, seed, folder, progress, results)
+    runs.check(TARGETS, arms, MODELS)
     settings = settings or SETTINGS[size]
     classes, sets = pretraining(data, settings, root)
-    out = {}
-    for model in arms:
-        start = time.perf_counter()
-        net = network(model, classes, settings, seed)
-        config = {"model": model, "parameters": count_parameters(net)} | asdict(settings)
-        done = fit(
-            net, sets["train"], sets["val"], loss=F.cross_entropy, epochs=settings.epochs,
-            batch_size=settings.batch, batches_per_epoch=settings.batches, optimizer="sgd", lr=settings.lr,
-            schedule="cosine", augment=turn_and_mirror if model.endswith("augmented") else None,
-            folder=Path(folder) / model.replace(" ", "_") if folder else None, seed=seed, progress=progress,
-            config=config,
-        )  # fmt: skip
-        net = net.cpu()
+
+    def test_once(net: nn.Module) -> dict[str, Any]:
         answer = predict(net, sets["test"]).argmax(1)
         labels = sets["test"][1] if isinstance(sets["test"], tuple) else _labels(sets["test"])
         metrics: dict[str, Any] = {
             "accuracy": float((answer == labels).double().mean()),
-            "best_epoch": done.best_epoch,
-            "training_seconds": done.seconds,
             "square_on_black": square_on_black(),
             "direction_accuracy": direction_accuracy(net, settings.layer),
         }
         for target in TARGETS[data]:
             metrics |= measure(net, target, settings, root)
-        save(
-            experiment=NAME, data=data, size=size, config=config, seed=seed, metrics=metrics,
-            seconds=time.perf_counter() - start, device=done.device,
-        )  # fmt: skip
-        out[model] = metrics
-    return out
+        return metrics
+
+    return {
+        model: runs.one(
+            network(model, classes, settings, seed), sets["train"], sets["val"], asdict(settings) | {"model": model},
+            test_once, loss=F.cross_entropy, optimizer="sgd", schedule="cosine",
+            augment=turn_and_mirror if model.endswith("augmented") else None,
+        )
+        for model in arms
+    }  # fmt: skip
 
 
 def _labels(pairs: Pairs) -> Tensor:
@@ -489,7 +477,31 @@ def report(results: list[dict[str, Any]]) -> list[Any]:
             parts.append(_layers_and_k(models, target, on, first))
             parts += _labels_tables(models, target, on)
         parts.append(_picture(models, data, size))
-    return parts
+    return parts + _sources(results)
+
+
+def _sources(results: list[dict[str, Any]]) -> list[Table]:
+    """Pictures whose clusters come from several pre-training sets: the sets side by side, for each set of pictures."""
+    tables = []
+    for (size,), runs in grouped(results, "size").items():
+        of_source = {data: some for (data,), some in grouped(runs, "data").items()}
+        for target in SHORT:
+            sources = [data for data in of_source if target in TARGETS[data]]
+            if len(sources) < 2:
+                continue
+            names = ("accuracy", f"{target}.within.kappa", f"{target}.between.kappa", f"{target}.labels.ari")
+            rows = [
+                [model, source, *(_get(some, name) for name in names), str(len(some))]
+                for model in MODELS
+                for source in sources
+                if (some := [run for run in of_source[source] if run["config"]["model"] == model])
+            ]
+            tables.append(Table(
+                ["network", "pre-trained on", "test accuracy there", "kappa", "kappa, between", "Rand index", "seeds"],
+                rows, f"{SHORT[target]} by what the networks were pre-trained on ({size}): kappa over twelve angles within "
+                "pictures and between patients, and the clusters against the labels (adjusted Rand index).",
+            ))  # fmt: skip
+    return tables
 
 
 def _size(runs: list[dict[str, Any]]) -> str:

@@ -14,7 +14,6 @@ levels and one cycle of the learning rate.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,19 +27,23 @@ from torch import Tensor, nn
 from equipath.data import load
 from equipath.data.slides.tasks import TissueTypes
 from equipath.equivariance import Rotation, RotoReflection, equivariance_error
-from equipath.experiments.results import Picture, Table, cell, grouped, mean_sd, save
+from equipath.experiments.results import Picture, Table, cell, grouped, mean_sd
+from equipath.experiments.runs import Runs
 from equipath.losses import dice_cross_entropy
 from equipath.metrics import dice_score
 from equipath.models.steerable_unet import SteerableUNet
-from equipath.models.summary import count_parameters
 from equipath.models.unet import UNet
-from equipath.train import Pairs, fit, in_memory, roto_reflections
+from equipath.train import Pairs, in_memory, roto_reflections
 
 NAME = "steerable"
 TITLE = "Steerable U-Net: equivariance and augmentation"
 ARMS = ("U-Net", "U-Net+", "steerable U-Net", "steerable U-Net+")
 """+ is trained on roto-reflected pictures."""
-PAIR_ARMS = ("U-Net", "U-Net with context", "steerable U-Net", "steerable U-Net with context")
+PAIR_ARMS = (
+    "U-Net", "U-Net with context", "U-Net narrow",
+    "steerable U-Net", "steerable U-Net with context", "steerable U-Net narrow",
+)  # fmt: skip
+"""narrow: the second network of the two, alone; what context brings is told from the weights that it costs."""
 DATA = ("slides", "ebhi", "pairs", "ocelot")
 ANGLES = (15.0, 30.0, 45.0, 60.0, 75.0)
 RATIO = 4  # the large field of a pair is so many times as wide
@@ -160,7 +163,7 @@ def network(arm: str, classes: int, settings: Settings, seed: int = 0, pair: boo
         if not pair:
             return unet(steerable, 3, classes, settings)
         if "with context" not in arm:
-            return WithoutContext(unet(steerable, 3, 1, settings))
+            return WithoutContext(unet(steerable, 3, 1, settings, pair=arm.endswith("narrow")))
         wide = unet(steerable, 3, 1, settings, pair=True)
         return WithContext(wide, unet(steerable, 4, 1, settings, pair=True))
 
@@ -346,14 +349,10 @@ def run(
     Returns:
         {arm: metrics}.
     """
-    if data not in DATA:
-        raise ValueError(f"steerable runs on {', '.join(DATA)}; got data={data!r}.")
-    if size not in SETTINGS:
-        raise ValueError(f"got size={size!r}; known are {', '.join(SETTINGS)}.")
     pair = data in ("pairs", "ocelot")
     known = PAIR_ARMS if pair else ARMS
-    if unknown := set(arms or ()) - set(known):
-        raise ValueError(f"got the arms {', '.join(sorted(unknown))}; known are {', '.join(known)}.")
+    runs = Runs(NAME, data, size, seed, folder, progress, results)
+    runs.check(DATA, arms or (), known)
     settings = settings or SETTINGS[size][data]
     *train, names = pictures(data, "train", settings, seed, root)
     validation = pictures(data, "val", settings, root=root)[:2]
@@ -365,30 +364,20 @@ def run(
         for angle in ANGLES:
             images, masks, _ = pictures(data, "test", settings, root=root, angle=angle)
             turned.append((images[chosen], masks[chosen]))
+
+    def test_once(net: nn.Module) -> dict[str, Any]:
+        metrics = measure(net, *test, len(names)) | {"grid_error": grid_error(net, test[0][chosen])}
+        return metrics | angle_errors(net, turned, len(names)) if turned else metrics
+
     out = {}
     for arm in arms or known:
-        start = time.perf_counter()
-        net = network(arm, len(names), settings, seed, pair)
-        config = {"model": arm, "parameters": count_parameters(net), "pictures_of_training": len(train[0])}
-        config |= asdict(settings)
-        done = fit(
-            net, (train[0], train[1]), validation, loss=pair_loss if pair else dice_cross_entropy,
-            epochs=settings.epochs, batch_size=settings.batch, batches_per_epoch=settings.batches, lr=settings.lr,
+        config = asdict(settings) | {"model": arm, "pictures_of_training": len(train[0])}
+        out[arm] = runs.one(
+            network(arm, len(names), settings, seed, pair), (train[0], train[1]), validation, config, test_once,
+            loss=pair_loss if pair else dice_cross_entropy, score=pair_score if pair else None, classes=len(names),
             schedule=settings.schedule, patience=settings.patience,
-            augment=roto_reflections if arm.endswith("+") or pair else None, score=pair_score if pair else None,
-            classes=len(names), folder=Path(folder) / f"{data}-{size}-{seed}" / arm.replace(" ", "_") if folder else None,
-            seed=seed, progress=progress, config=config,
+            augment=roto_reflections if arm.endswith("+") or pair else None,
         )  # fmt: skip
-        net = net.cpu()
-        metrics = measure(net, *test, len(names)) | {"grid_error": grid_error(net, test[0][chosen])}
-        if turned:
-            metrics |= angle_errors(net, turned, len(names))
-        metrics |= {"best_epoch": done.best_epoch, "training_seconds": done.seconds}
-        save(
-            experiment=NAME, data=data, size=size, config=config, seed=seed, metrics=metrics,
-            seconds=time.perf_counter() - start, device=done.device, folder=results,
-        )  # fmt: skip
-        out[arm] = metrics
     return out
 
 
@@ -407,7 +396,7 @@ def report(results: Sequence[dict[str, Any]]) -> list[str | Table | Picture]:
         on = f"{data}, size {size}, {seeds} seed{'s' * (seeds > 1)}"
         by = grouped(runs, "model")
         if data in ("pairs", "ocelot"):
-            parts.append(_pair_table(by, on))
+            parts += [_pair_table(by, on), *_context(by)]
             continue
         parts.append(_square(by, on))
         if data == "slides":
@@ -459,8 +448,34 @@ def _pair_table(by: dict[Any, list[dict[str, Any]]], on: str) -> Table:
     return Table(
         ("network", "weights", "Dice", "loss"), rows,
         f"Tumour in the small field, alone and with what a second network says of the field four times as wide ({on}). "
-        "All are trained on turned and mirrored pairs; those without context are wider.",
+        "All are trained on turned and mirrored pairs. Alone and with context a network has about the same number of "
+        "weights; *narrow* is the second one of the two without the first.",
     )  # fmt: skip
+
+
+def _context(by: dict[Any, list[dict[str, Any]]]) -> list[str]:
+    """What the large field brings and what the weights that it takes cost, over the seeds that all three arms have."""
+    words = []
+    for kind in ("U-Net", "steerable U-Net"):
+        dice = [
+            {run["seed"]: run["metrics"]["dice"] for run in by.get((f"{kind}{end}",), [])}
+            for end in ("", " with context", " narrow")
+        ]
+        if seeds := set.intersection(*(set(of_arm) for of_arm in dice)):
+            wide, context, narrow = ([of_arm[seed] for seed in sorted(seeds)] for of_arm in dice)
+            brought, cost = (np.subtract(context, some).tolist() for some in (narrow, wide))
+            words.append(
+                f"{kind}: {_signed(brought)} beside the narrow network alone, {_signed(cost)} beside one of all the weights"
+            )
+    if not words:
+        return []
+    return [f"What context changes in Dice, mean over seeds: {'; '.join(words)}."]
+
+
+def _signed(values: list[float]) -> str:
+    """The mean with its sign, and how many of the values share it: "+0.031 (2 of 3 seeds up)"."""
+    up = sum(value > 0 for value in values)
+    return f"{np.mean(values):+.3f} ({up} of {len(values)} up)"
 
 
 def _angles(by: dict[Any, list[dict[str, Any]]], data: str, size: str, on: str) -> Picture:

@@ -58,16 +58,6 @@ def test_spread_and_dice_by_hand():
     assert few["spread"] == pytest.approx(float(together[:, [0, 3]].std(0, correction=0).mean()), rel=1e-5)
 
 
-def test_wrong_words_are_refused():
-    for options, words in (
-        ({"data": "mars"}, "gunet runs on"),
-        ({"size": "huge"}, "known are small"),
-        ({"arms": ["CNN"]}, "known are U-Net"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            run(**options)
-
-
 @pytest.mark.slow
 def test_the_page_says_who_was_done_early_where_data_are_fewest():
     def runs(*epochs):

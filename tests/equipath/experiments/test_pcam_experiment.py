@@ -134,16 +134,6 @@ def test_what_was_fitted_is_measured_on_patches_spread_over_the_set(monkeypatch)
     assert fitted(None, "v", (shades, torch.tensor([0, 0, 1, 0, 1])))["v_auc"] == pytest.approx(2 / 6)
 
 
-def test_wrong_words_are_refused():
-    for options, words in (
-        ({"data": "mars"}, "pcam runs on"),
-        ({"size": "huge"}, "known are small"),
-        ({"arms": ["CNN"]}, "known are P4M"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            run(**options)
-
-
 def test_fractions_are_for_the_networks_that_are_compared(tmp_path, monkeypatch):
     asked = []
 
@@ -223,3 +213,36 @@ def test_a_run_is_saved_reported_and_repeated(tmp_path):
         assert again["DenseNet, 100 %"][metric] == first["DenseNet, 100 %"][metric]
     tables = [part for part in report(runs) if isinstance(part, results.Table)]
     assert [len(table.rows) for table in tables] == [2, 2, 2]
+
+
+def test_the_page_says_whether_p4m_was_behind_for_want_of_steps():
+    def whole(long_gap, seeds=(0,)):
+        found = {}
+        for arm, at in (
+            ("P4M-DenseNet", 0.5),
+            ("DenseNet+", 0.46),
+            (pcam.LONG[0], 0.4 + long_gap),
+            (pcam.LONG[1], 0.4),
+        ):
+            found[(arm,)] = [
+                {
+                    "seed": seed,
+                    "config": asdict(SMALL) | {"epochs": 15 if "long" in arm else 5},
+                    "metrics": {"training_nll": 0.3, "validation_nll": at + seed, "nll": 0.5, "auc": 0.8},
+                }
+                for seed in (seeds if "long" in arm else (0, 1))
+            ]
+        return found
+
+    table, text = pcam._longer(whole(-0.01), "pcam, size small, 2 seeds")
+    assert [row[:2] for row in table.rows] == [
+        ["P4M-DenseNet", "4,800"], ["DenseNet+", "4,800"], [pcam.LONG[0], "14,400"], [pcam.LONG[1], "14,400"],
+    ]  # fmt: skip
+    assert table.rows[0][3] == "0.500"  # of the seeds of the long training alone
+    assert "(pcam, size small, seed 0)" in table.caption
+    assert "is +0.040 after the short training and -0.010 after the long one: it was behind for want" in text
+    assert "more than half" in pcam._longer(whole(0.01), "")[1]
+    assert "not lack steps alone" in pcam._longer(whole(0.03), "")[1]
+    few = whole(0.03)
+    del few[(pcam.LONG[1],)]
+    assert pcam._longer(few, "") == []

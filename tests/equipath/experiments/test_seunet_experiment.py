@@ -214,12 +214,3 @@ def test_a_run_saves_what_its_report_shows(tmp_path, monkeypatch):
     assert {part.name for part in shown if isinstance(part, results.Picture)} == {
         "scales-slides-small", "matrices-slides-small",
     }  # fmt: skip
-
-
-def test_errors_at_the_door():
-    with pytest.raises(ValueError, match="runs on slides, bcss"):
-        seunet.run("pcam")
-    with pytest.raises(ValueError, match="known are paper, small"):
-        seunet.run("slides", "huge")
-    with pytest.raises(ValueError, match="got the arms VGG"):
-        seunet.run("slides", arms=("VGG",))

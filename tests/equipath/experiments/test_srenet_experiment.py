@@ -101,7 +101,7 @@ def test_a_run_saves_what_its_report_shows(tmp_path, monkeypatch):
     assert out["SRE-ResNet18"]["cores.quarter_icc"] == pytest.approx(1.0, abs=1e-3)
     assert out["ResNet18"]["cores.quarter_icc"] < 0.999
     assert len(list((tmp_path / "srenet").glob("*.json"))) == 2
-    assert (tmp_path / "runs" / "ResNet18" / "best.safetensors").is_file()
+    assert (tmp_path / "runs" / "slides-small-0" / "ResNet18" / "best.safetensors").is_file()
     runs = results.load("srenet", folder=tmp_path)
     shown = srenet.report(runs)
     tables = [part for part in shown if isinstance(part, results.Table)]
@@ -121,10 +121,25 @@ def test_a_run_saves_what_its_report_shows(tmp_path, monkeypatch):
     assert any("more of *stroma* than" in part for part in srenet.report(runs) if isinstance(part, str))
 
 
-def test_errors_at_the_door():
-    with pytest.raises(ValueError, match="pre-trains on slides, pcam"):
-        srenet.run("tnbc")
-    with pytest.raises(ValueError, match="known are paper, small"):
-        srenet.run("slides", "huge")
-    with pytest.raises(ValueError, match="got the models VGG"):
-        srenet.run("slides", arms=("VGG",))
+def test_pre_training_sets_stand_side_by_side():
+    def one(data, model, seed, kappa):
+        metrics = {"accuracy": 0.5}
+        for target in srenet.TARGETS[data]:
+            metrics |= {
+                f"{target}.within.kappa": kappa,
+                f"{target}.between.kappa": 0.1,
+                f"{target}.labels.ari": 0.2,
+            }
+        return {"data": data, "size": "small", "seed": seed, "config": {"model": model}, "metrics": metrics}
+
+    runs = [one("pcam", "ResNet18", 0, 0.4), one("pcam", "ResNet18", 1, 0.6), one("ebhi", "SRE-ResNet18", 0, 0.9),
+            one("ebhi", "ResNet18", 0, 0.3), one("slides", "ResNet18", 0, 0.8)]  # fmt: skip
+    colon, breast = srenet._sources(runs)
+    assert [row[:2] for row in colon.rows] == [
+        ["SRE-ResNet18", "ebhi"],
+        ["ResNet18", "pcam"],
+        ["ResNet18", "ebhi"],
+    ]
+    assert colon.rows[1][3:] == ["0.500 ± 0.141", "0.100 ± 0.000", "0.200 ± 0.000", "2"]
+    assert breast.caption.startswith("TNBC by what")
+    assert srenet._sources(runs[:2] + runs[4:]) == []

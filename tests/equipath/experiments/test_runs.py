@@ -1,0 +1,64 @@
+"""What the experiments share: words at the door, where checkpoints lie, what is kept of a run."""
+
+from importlib import import_module
+
+import pytest
+import torch
+from torch import nn
+
+from equipath.experiments import NAMES, pcam, results
+from equipath.experiments.runs import Runs
+
+CONFIG = {"model": "SEUNet, fixed σ", "epochs": 1, "batch": 2, "batches": 1, "lr": 0.1}
+
+
+def train(folder, config=CONFIG, source=None, **changes):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 2 * 2, 1))
+    pairs = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(4, 1)
+    runs = Runs("pcam", "breakhis", "small", 3, folder / "ck", progress=False, results=folder)
+    options = dict(loss=nn.functional.mse_loss, source=source) | changes
+    return runs.one(
+        net, pairs, pairs, config, lambda net: {"bias": net[1].bias.item(), "mode": net.training}, **options
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_words_are_refused(name):
+    experiment = import_module(f"equipath.experiments.{name}")
+    for options, words in (
+        ({"data": "mars"}, f"^{name} runs on slides, .*got data='mars'"),
+        ({"size": "huge"}, "got size='huge'; known are small, paper"),
+        ({"arms": ["VGG"]}, "got the arms VGG; known are "),
+    ):
+        with pytest.raises(ValueError, match=words):
+            experiment.run(**options)
+
+
+def test_a_run_is_kept_with_all_that_tells_it_from_others(tmp_path):
+    metrics = train(tmp_path)
+    assert (tmp_path / "ck" / "breakhis-small-3" / "SEUNet_fixed_σ" / "best.safetensors").is_file()
+    (run,) = results.load("pcam", folder=tmp_path)
+    assert run["config"] == CONFIG | {"parameters": 13}
+    assert (run["data"], run["size"], run["seed"]) == ("breakhis", "small", 3)
+    assert run["metrics"] == pytest.approx(metrics)
+    assert run["metrics"]["processor_seconds"] > 0
+    assert run["metrics"]["best_epoch"] == 1
+    again = train(tmp_path)  # nothing is trained a second time, so nothing is said of its cost
+    assert again["bias"] == metrics["bias"]
+    assert again["training_seconds"] == metrics["training_seconds"]
+
+
+def test_parts_of_a_set_and_its_source_have_folders_of_their_own(tmp_path):
+    train(tmp_path, CONFIG | {"fraction": 0.25}, source="pcam")
+    train(tmp_path, CONFIG | {"fraction": 1.0}, source="pcam")
+    kept = {
+        path.parent.relative_to(tmp_path / "ck").as_posix() for path in tmp_path.rglob("best.safetensors")
+    }
+    assert kept == {f"pcam-small-3/SEUNet_fixed_σ-{part}" for part in ("0.25", "1")}
+
+
+def test_parts_of_pcam_are_refused_where_there_are_none():
+    with pytest.raises(ValueError, match="leave the fractions out on slides"):
+        pcam.run("slides", fractions=[0.25])
+    with pytest.raises(ValueError, match=r"are for P4M-DenseNet, DenseNet.*; got P4-DenseNet"):
+        pcam.run("pcam", arms=["P4-DenseNet"], fractions=[0.25])
