@@ -88,7 +88,7 @@ def pulled_back(
     ``function`` is to be made of operations that torch differentiates, any number of times.
     """
     with torch.enable_grad():
-        inputs = [t.view_as(t) for t in inputs]  # not leaves: autograd goes on from them to what they came from
+        inputs = [t.view_as(t) for t in inputs]  # not leaves: autograd goes on to what they came from
         wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
         found = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=True))
         return [next(found) if need else None for need in needs]

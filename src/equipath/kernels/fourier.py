@@ -218,7 +218,7 @@ class _FourierConv(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         group, padding, dilation = ctx.group, ctx.padding, ctx.dilation
         wanted = ctx.needs_input_grad[:2]
-        if torch.is_grad_enabled() or transforming(grads[0]):  # the plain evaluation has gradients of its gradients
+        if torch.is_grad_enabled() or transforming(grads[0]):  # the plain way has gradients of its own
             made = pulled_back(
                 lambda x, weight: _plainly(x, weight, group, padding, dilation), (x, weight), wanted, grads[0]
             )

@@ -35,6 +35,7 @@ Tables = tuple[Tensor, Tensor]
 # Taps up to which one table from parameters to taps, as they lie in the end, is fastest: for layers of a few
 # fields, starting the calls is what costs. Beyond, torch's scatter of the gradient is slow.
 SMALL = 160_000
+PIECE = 1024  # filters that are copied at a time
 
 
 @lru_cache(maxsize=256)
@@ -48,23 +49,28 @@ def copy_tables(group: Group, kernel_size: int, planes: int) -> Tables:
 
 
 class _Copy(torch.autograd.Function):
-    """(N, P) -> (N, G, P): the G permuted copies of each filter. The gradient gathers and sums (no
-    scatter)."""
+    """(A, B, P) -> (A, G, B, P): the G permuted copies of each filter. The gradient gathers and sums (no
+    scatter). Some of the A at a time, so that what lies in between stays in the cache and takes no memory."""
 
     @staticmethod
     def forward(weight: Tensor, table: Tensor, back: Tensor) -> Tensor:
-        return weight.index_select(1, table)
+        first, second, size = weight.shape
+        copies = weight.new_empty(first, len(table) // size, second, size)
+        step = max(1, PIECE // second)
+        for a in range(0, first, step):
+            some = weight[a : a + step].reshape(-1, size).index_select(1, table)
+            copies[a : a + step] = some.view(-1, second, len(table) // size, size).transpose(1, 2)
+        return copies
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         ctx.save_for_backward(inputs[1], inputs[2])
-        ctx.size = inputs[0].shape[1]
 
     @staticmethod
     def backward(ctx, *grads):
         table, back = ctx.saved_tensors
         add = _Sum.apply if torch.is_grad_enabled() else _Sum.forward  # the second has no gradient of its own
-        return add(grads[0], table, back, ctx.size), None, None
+        return add(grads[0], table, back), None, None
 
 
 class _Sum(torch.autograd.Function):
@@ -72,8 +78,14 @@ class _Sum(torch.autograd.Function):
     exists."""
 
     @staticmethod
-    def forward(copies: Tensor, table: Tensor, back: Tensor, size: int) -> Tensor:
-        return copies.index_select(1, back).reshape(copies.shape[0], -1, size).sum(1)
+    def forward(copies: Tensor, table: Tensor, back: Tensor) -> Tensor:
+        first, order, second, size = copies.shape
+        total = copies.new_empty(first, second, size)
+        step = max(1, PIECE // second)
+        for a in range(0, first, step):
+            some = copies[a : a + step].transpose(1, 2).reshape(-1, order * size).index_select(1, back)
+            torch.sum(some.view(-1, second, order, size), 2, out=total[a : a + step])
+        return total
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -82,7 +94,7 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         table, back = ctx.saved_tensors
-        return _Copy.apply(grads[0], table, back), None, None, None
+        return _Copy.apply(grads[0], table, back), None, None
 
 
 @lru_cache(maxsize=64)
@@ -112,11 +124,13 @@ def _copies(weight: Tensor, group: Group, planes: int, outward: bool, tables: Ta
             return taps.view(first * group.order, second * planes, k, k)
         return taps.view(first, second * group.order * planes, k, k)
     table, back = copy_tables(group, k, planes) if tables is None else tables
-    flat = weight.reshape(-1, planes * k * k)
     if compiling or transforming():  # these write their own gradient of the plain gather
+        flat = weight.reshape(-1, planes * k * k)
         return _arranged(flat.index_select(1, table), group, k, first, second, outward)
-    copies = _Copy.apply(flat, table.to(weight.device), back.to(weight.device))
-    return _arranged(copies, group, k, first, second, outward)
+    # (A, B, planes k²) to (A, G, B, planes k²), or (A, B, 1, P) to (A B, G, 1, P) if not outward
+    filters = weight.reshape(first, second, -1) if outward else weight.reshape(first * second, 1, -1)
+    copies: Tensor = _Copy.apply(filters, table.to(weight.device), back.to(weight.device))
+    return copies.view(first * group.order if outward else first, -1, k, k)
 
 
 def _check(weight: Tensor, dims: int, wanted: str) -> None:

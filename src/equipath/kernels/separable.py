@@ -236,7 +236,7 @@ class _Factored(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         inputs, needs = ctx.saved_tensors, ctx.needs_input_grad
-        if torch.is_grad_enabled() or transforming(grad):  # a second derivative is wanted: let autograd write it
+        if torch.is_grad_enabled() or transforming(grad):  # a second derivative: let autograd write it
             return tuple(pulled_back(_factored_plainly, inputs, needs, grad))
         x, weight, rows, columns = inputs
         step = _scales_at_a_time(x)

@@ -13,13 +13,13 @@ from typing import Any, ClassVar, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.compiler import is_compiling
 
 from equipath.groups import P4M, Group
 from equipath.groups import group as named_group
 from equipath.kernels import fourier, regular
 from equipath.kernels.evaluate import cheaper_group_conv, open_preferences, preferred, transforming
-from equipath.nn.cache import KeptFilters
+from equipath.nn.cache import KeptFilters, ShortWay
 from equipath.nn.export import Reduced
 from equipath.nn.sizes import PADDING_MODES, check_border, check_numbers, check_stride, check_whole
 
@@ -250,7 +250,7 @@ class LiftingConv2d(_GroupConvolution):
         return regular.lifting_taps(weight, self.group, (self._table, self._back))
 
 
-class GroupConv2d(_GroupConvolution):
+class GroupConv2d(ShortWay, _GroupConvolution):
     """G → G convolution: regular field (B, I, G, H, W) to (B, O, G, H', W'); eq. 2 of the GU-Net paper.
 
     Arguments as for ``nn.Conv2d`` (square kernels; ``padding`` a number or "same"), then ``group``: "p4" or
@@ -264,8 +264,7 @@ class GroupConv2d(_GroupConvolution):
 
     input_field = output_field = "regular"
     filter_on_group = True
-    # The last shape of input that was looked at and expanded, in a layer of few fields, and its output's.
-    _known: tuple[torch.Size, torch.Size] | None = None
+    _gives: torch.Size  # the shape of the output for the known one of the input
 
     def _expand(self, weight: Tensor) -> Tensor:
         return regular.regular_taps(weight, self.group, (self._table, self._back))
@@ -305,30 +304,13 @@ class GroupConv2d(_GroupConvolution):
             x.device.type,
         )
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._known = None  # moved or cast: its inputs are looked at anew
-        return super()._apply(fn, recurse)
-
     def forward(self, x: Tensor) -> Tensor:
-        # A convolution of few fields takes less than a millisecond, beside which each line of Python shows. So an
-        # input of the last shape, which has passed what is asked below, goes straight on, and the weight is not
-        # looked up by nn.Module's own long way.
-        known = self._known
-        if (
-            known is not None
-            and not is_dynamo_compiling()
-            and type(x) is Tensor
-            and x.shape == known[0]
-            and not open_preferences
-        ):
-            weight = self._parameters.get("weight")  # none if it is computed (torch.nn.utils.parametrize)
-            if weight is not None and x.is_cpu and x.dtype == weight.dtype:
-                taps = self._kept.get_eagerly("taps", weight, self._expand)
-                bias = None if self.bias is None else self._plane_bias()
-                y = F.conv2d(
-                    x.flatten(1, 2), taps, bias, self.stride, self.padding, self.dilation, self.groups
-                )
-                return y.view(known[1])
+        weight = self._straight(x)
+        if weight is not None:
+            taps = self._kept.get_eagerly("taps", weight, self._expand)
+            bias = None if self.bias is None else self._plane_bias()
+            y = F.conv2d(x.flatten(1, 2), taps, bias, self.stride, self.padding, self.dilation, self.groups)
+            return y.view(self._gives)
         self._check_input(x)
         window = self.dilation * (self.kernel_size - 1) + 1
         if self.stride > 1 or x.shape[3] < window or x.shape[4] < window:  # else nothing can be wrong
@@ -336,7 +318,7 @@ class GroupConv2d(_GroupConvolution):
         if self.evaluation(x) == "expand":
             y = self._plainly(x)
             if not is_compiling() and self._few and self.padding_mode == "zeros" and not open_preferences:
-                self._known = x.shape, y.shape
+                self._known, self._gives = x.shape, y.shape
             return y
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
             y = fourier.fourier_group_conv(x, self.weight, self.group, self.padding, self.dilation)

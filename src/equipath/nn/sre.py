@@ -6,18 +6,16 @@ picture, and these layers refuse sizes for which it is not.
 """
 
 import math
-from collections.abc import Callable
-from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.compiler import is_compiling
 
 from equipath.kernels.basis import basis_conv2d, crop_filters, evaluation, expand_filters
 from equipath.kernels.evaluate import dense_conv2d, open_preferences, transforming
 from equipath.kernels.rings import ring_basis, ring_count, ring_sizes
-from equipath.nn.cache import KeptFilters
+from equipath.nn.cache import KeptFilters, ShortWay
 from equipath.nn.sizes import (
     PADDING_MODES,
     check_border,
@@ -118,7 +116,7 @@ class _SREBase(nn.Module):
             )
 
 
-class SREConv2d(_SREBase):
+class SREConv2d(ShortWay, _SREBase):
     """Ring-filter convolution, (B, C, H, W) to (B, C', H', W'), exactly equivariant to p4m.
 
     Arguments are those of ``torch.nn.Conv2d``; kernel_size, stride, padding and dilation are one number each.
@@ -139,8 +137,6 @@ class SREConv2d(_SREBase):
     >>> SREConv2d(3, 8, 5, padding=2)(torch.zeros(1, 3, 20, 24)).shape
     torch.Size([1, 8, 20, 24])
     """
-
-    _known: torch.Size | None = None  # the last shape of input that was looked at and expanded
 
     def __init__(
         self,
@@ -181,21 +177,15 @@ class SREConv2d(_SREBase):
             dtype,
         )
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._known = None  # moved or cast: its inputs are looked at anew
-        return super()._apply(fn, recurse)
-
     def forward(self, x: Tensor) -> Tensor:
-        known = self._known  # in a small layer each line of Python shows: see GroupConv2d
-        if known is not None and not is_dynamo_compiling() and type(x) is Tensor and x.shape == known:
-            weight = self._parameters.get("weight")
-            if weight is not None and x.is_cpu and x.dtype == weight.dtype and not open_preferences:
-                # torch brings filters into the order of the picture at every call, unless they have it
-                last = not transforming() and x.is_contiguous(memory_format=torch.channels_last)
-                taps = self._kept.get_eagerly(
-                    "dense last" if last else "dense", weight, self._densely_last if last else self._densely
-                )
-                return dense_conv2d(x, taps, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        weight = self._straight(x)
+        if weight is not None:
+            # torch brings filters into the order of the picture at every call, unless they have it
+            last = not transforming() and x.is_contiguous(memory_format=torch.channels_last)
+            taps = self._kept.get_eagerly(
+                "dense last" if last else "dense", weight, self._densely_last if last else self._densely
+            )
+            return dense_conv2d(x, taps, self.bias, self.stride, self.padding, self.dilation, self.groups)
         self._check(x)
         window = self.dilation * (self.kernel_size - 1) + 1
         check_stride(x, window, self.stride, self.padding, "SREConv2d")

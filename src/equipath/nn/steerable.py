@@ -7,19 +7,18 @@ then x and y of each vector (x right, y up). ``pack`` and ``unpack`` go between 
 sampling of the kernels.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.compiler import is_compiling
 
 from equipath.groups import P4M
 from equipath.kernels.basis import basis_conv2d, crop_filters, evaluation, expand_filters
 from equipath.kernels.evaluate import dense_conv2d, open_preferences
 from equipath.kernels.radial import planar_bank, tyings
-from equipath.nn.cache import KeptFilters
+from equipath.nn.cache import KeptFilters, ShortWay
 from equipath.nn.sizes import PADDING_MODES, check_border, check_numbers, check_stride, check_windows
 
 GROUPS = {"O(2)": True, "SO(2)": False}
@@ -83,7 +82,7 @@ def act_packed(x: Tensor, layout: "Fields | tuple[int, int]", element: int) -> T
     return pack(P4M.act(scalars, element), P4M.act_vector(vectors, element))
 
 
-class SteerableConv2d(nn.Module):
+class SteerableConv2d(ShortWay):
     """Convolution between packed scalar and vector fields, (B, s + 2 v, H, W) to (B, s' + 2 v', H', W').
 
     The most general linear map of its kind up to the sampling of its radial profiles (slides; table in
@@ -109,7 +108,6 @@ class SteerableConv2d(nn.Module):
     """
 
     bank: Tensor
-    _known: torch.Size | None = None  # the last shape of input that was looked at and expanded
 
     def __init__(
         self,
@@ -223,17 +221,11 @@ class SteerableConv2d(nn.Module):
     def _full_bias(self) -> Tensor | None:
         return None if self.bias is None else F.pad(self.bias, (0, 2 * self.out_fields.vectors))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._known = None  # moved or cast: its inputs are looked at anew
-        return super()._apply(fn, recurse)
-
     def forward(self, x: Tensor) -> Tensor:
-        known = self._known  # in a small layer each line of Python shows: see GroupConv2d
-        if known is not None and not is_dynamo_compiling() and type(x) is Tensor and x.shape == known:
-            weight = self._parameters.get("weight")
-            if weight is not None and x.is_cpu and x.dtype == weight.dtype and not open_preferences:
-                taps = self._kept.get_eagerly("dense", weight, self._densely)
-                return dense_conv2d(x, taps, self._full_bias(), self.stride, self.padding)
+        weight = self._straight(x)
+        if weight is not None:
+            taps = self._kept.get_eagerly("dense", weight, self._densely)
+            return dense_conv2d(x, taps, self._full_bias(), self.stride, self.padding)
         check_numbers(x, self.weight, "SteerableConv2d")
         if x.dim() != 4 or x.shape[1] != self.in_fields.channels:
             raise ValueError(
