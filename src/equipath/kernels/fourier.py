@@ -30,6 +30,7 @@ BLOCK_PLACES = 96
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def fourier_matrices(group: Group) -> tuple[Tensor, Tensor, int, int]:
     """The transform of signals (orthogonal) and that of filters, in float64, and the shape of the irreps.
 
@@ -51,12 +52,14 @@ def fourier_matrices(group: Group) -> tuple[Tensor, Tensor, int, int]:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _moved_taps(group: Group, kernel_size: int) -> Tensor:
     """(G, k²): entry (h, t) is the tap h t."""
     return tap_table(group, kernel_size)[group.inverses]
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _gather_table(
     group: Group,
     k: int,

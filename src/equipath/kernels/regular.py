@@ -16,7 +16,9 @@ from equipath.groups import Group
 from equipath.kernels.evaluate import transforming
 
 
+# Tables are kept for all that follows, training too, which refuses tensors made in inference mode.
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)
 def tap_table(group: Group, kernel_size: int) -> Tensor:
     """(G, k²) int64: entry (g, y) is the tap that lands on y when the filter is moved by g, that is g⁻¹ y."""
     grid = torch.arange(kernel_size**2).reshape(kernel_size, kernel_size)
@@ -24,6 +26,7 @@ def tap_table(group: Group, kernel_size: int) -> Tensor:
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)
 def regular_table(group: Group, kernel_size: int) -> Tensor:
     """(G, G, k²) int64: entry (g, h, y) is where the parameter of plane g⁻¹ h, tap g⁻¹ y lies in (G · k²)."""
     planes = group.table[group.inverses]  # (g, h) -> g⁻¹ h
@@ -39,6 +42,7 @@ PIECE = 1024  # filters that are copied at a time
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)
 def copy_tables(group: Group, kernel_size: int, planes: int) -> Tables:
     """The flat table from a filter's numbers to its G copies, and the flat table back, each copy on its
     own."""
@@ -98,6 +102,7 @@ class _Sum(torch.autograd.Function):
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _places(group: Group, kernel_size: int, planes: int, first: int, second: int, outward: bool) -> Tensor:
     """Which parameter each tap is, for filters (first, second, planes, k, k); flat."""
     table, _ = copy_tables(group, kernel_size, planes)

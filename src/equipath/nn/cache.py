@@ -56,8 +56,13 @@ class KeptFilters:
             self._source, self._made = parameter.detach().clone(), {}
         made = self._made.get(name)
         if made is None:
-            # Not under autocast: what it makes is of low precision and must not outlive the block.
-            with torch.no_grad(), torch.autocast(parameter.device.type, enabled=False):
+            # Not under autocast: what it makes is of low precision and must not outlive the block. Nor in inference
+            # mode, whose tensors later gradients of the input would refuse.
+            with (
+                torch.inference_mode(False),
+                torch.no_grad(),
+                torch.autocast(parameter.device.type, enabled=False),
+            ):
                 made = self._made[name] = compute(parameter.detach())
         return made
 

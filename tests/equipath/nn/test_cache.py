@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from equipath.kernels import fourier, regular
 from equipath.kernels.evaluate import prefer
 from equipath.nn.group import GroupConv2d, GroupConvTranspose2d, GroupToPlaneConv2d, LiftingConv2d
 from equipath.nn.scale import DISCOConv2d, GaussianDerivativeConv2d, SESNConv2d
@@ -92,3 +93,21 @@ def test_never_stale(name, events, how):
         same(layer, x)
         with torch.no_grad():
             assert torch.equal(twin(x), before)  # a copy keeps its own
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("how", ["expand", "fourier", "as it likes"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_inference_mode_made_serves_gradients_later(name, how, frozen):
+    """Tables and filters that are kept from a first call in inference mode must be no inference tensors."""
+    for room in (fourier, regular):
+        for kept in vars(room).values():
+            if hasattr(kept, "cache_clear"):
+                kept.cache_clear()
+    make, shape = FAMILIES[name]
+    layer, x = make().requires_grad_(not frozen), torch.randn(shape, requires_grad=True)
+    with nullcontext() if how == "as it likes" else prefer(how):
+        with torch.inference_mode():
+            layer(x)
+        layer(x).square().sum().backward()
+    assert x.grad.abs().sum() > 0
