@@ -670,6 +670,7 @@ def _scarce(few: dict[str, list[list[dict[str, Any]]]], count: int) -> list[str]
 
 def _slides(whole: dict[Any, list[dict[str, Any]]], arms: list[str], on: str) -> Table:
     rows = []
+    config = whole[(arms[0],)][0]["config"]
     for arm in arms:
         some = whole[(arm,)]
         lesions = ["–", "–"]
@@ -679,7 +680,8 @@ def _slides(whole: dict[Any, list[dict[str, Any]]], arms: list[str], on: str) ->
         rows.append([arm, *lesions, *(mean_sd(value, 1, 100) for value in values)])
     return Table(
         ("network", "FROC score", "95 % of it", "breast, accuracy", "breast, AUC"), rows,
-        f"Lesions in parts of slides (mean sensitivity at 1/4 … 8 false positives a part), and whole fields of breast "
-        f"tissue, which no network was trained on, by the most suspicious of random crops ({on}). The paper reports "
+        f"Lesions in {config['regions']} parts of slides (mean sensitivity at 1/4 … 8 false positives a part), and "
+        f"{config['fields']} fields of breast tissue, which no network was trained on, by the most suspicious of "
+        f"{config['crops']} random crops ({on}). The paper reports "
         "an accuracy of 96.1 ± 3.2 for P4M-DenseNet and 93.5 ± 4.7 for DenseNet+ on BreakHis {cite}`veeling2018`.",
     )  # fmt: skip
