@@ -73,7 +73,7 @@ def list_(root: Root = None) -> None:
 
 @data_app.command("fetch")
 def fetch_(
-    name: str,
+    name: Annotated[str, typer.Argument(help="A public data set; `equipath data list` shows all.")],
     root: Root = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Single items, where a set is fetched in pieces (repeat; 'all').")
@@ -134,7 +134,7 @@ def make_(
         list[str] | None, typer.Option("--split", help="train, val, test (repeat); all three.")
     ] = None,
     fraction: Annotated[float, typer.Option(help="Part of each split, nested.")] = 1.0,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Of the fraction; of what is drawn, with rendered slides.")] = 0,
     source: Annotated[
         str, typer.Option("--from", help="Any data set's name, in place of rendered slides.")
     ] = "slides",
@@ -171,7 +171,7 @@ def make_(
 @data_app.command("slide")
 def slide_(
     path: Annotated[Path, typer.Argument(help="New TIFF file.")],
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Another seed, another section.")] = 0,
     kind: Annotated[str, typer.Option(help="lymph_node, colon, breast or prostate_core.")] = "lymph_node",
     mpp: Annotated[float, typer.Option(help="Microns per pixel of the finest level.")] = 0.5,
     size: Annotated[
@@ -234,11 +234,11 @@ def train_(
     fraction: Annotated[float, typer.Option(help="Part of the training set, nested.")] = 1.0,
     crop: Annotated[int | None, typer.Option(help="Central pixels of each picture.")] = None,
     width: Annotated[int | None, typer.Option(help="Channels, fields or growth of the first block.")] = None,
-    epochs: int = 20,
-    batch_size: int = 16,
-    lr: float = 1e-3,
+    epochs: Annotated[int, typer.Option(help="Passes over the training set.")] = 20,
+    batch_size: Annotated[int, typer.Option(help="Pictures a step, over all processes together.")] = 16,
+    lr: Annotated[float, typer.Option(help="Learning rate; with onecycle and cosine the highest.")] = 1e-3,
     optimizer: Annotated[str, typer.Option(help="adam or sgd.")] = "adam",
-    weight_decay: float = 0.0,
+    weight_decay: Annotated[float, typer.Option(help="Pull of each step towards zero weights (L2).")] = 0.0,
     schedule: Annotated[str, typer.Option(help="none, plateau, onecycle or cosine.")] = "plateau",
     patience: Annotated[int, typer.Option(help="Epochs without improvement before plateau halves lr.")] = 20,
     augment: Annotated[bool, typer.Option(help="Turn and mirror each training picture at random.")] = False,

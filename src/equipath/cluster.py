@@ -192,8 +192,8 @@ class TissueClusters:
         ``pixels`` in all are drawn, the same number from every picture as far as it has tissue.
 
         Raises:
-            ValueError: no pictures, fewer tissue pixels than clusters, features that are not finite, or a whole
-                number below 1.
+            ValueError: no pictures, fewer tissue pixels or fewer distinct features than clusters, features that
+                are not finite, or a whole number below 1.
         """
         from sklearn.cluster import KMeans
 
@@ -218,6 +218,11 @@ class TissueClusters:
         if not bool(drawn.isfinite().all()):
             raise ValueError(
                 f"{type(model).__name__} answers with features that are not finite; look at its weights with torch.isfinite"
+            )
+        if (distinct := len(np.unique(drawn.numpy(), axis=0))) < k:
+            raise ValueError(
+                f"layer {layer} of {type(model).__name__} tells {distinct} kinds of pixel apart, too few for {k} clusters: "
+                "take fewer, another layer, or a network that is trained"
             )
         means = KMeans(k, n_init=10, random_state=seed).fit(drawn.numpy())
         return cls(model, torch.from_numpy(means.cluster_centers_).float(), layer, size)

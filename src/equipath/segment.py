@@ -10,6 +10,7 @@ to rounding. Finished rows of windows wait on disk: a run that is killed goes on
 
 from __future__ import annotations
 
+import colorsys
 import csv
 import hashlib
 import json
@@ -299,8 +300,13 @@ def segment(
         about.write_text(json.dumps(asdict(result), indent=1) + "\n")
         _write(source, labels, names, mask_file)  # last: being there, it says that all is done
     except OSError as error:
+        mend = (
+            "choose another folder"
+            if isinstance(error, FileExistsError | NotADirectoryError)
+            else "make room"
+        )
         raise DataError(
-            f"{error.filename or out} could not be written ({error.strerror or error}); make room and run the same "
+            f"{error.filename or out} could not be written ({error.strerror or error}); {mend} and run the same "
             "again: what is done is kept."
         ) from error
     shutil.rmtree(work, ignore_errors=True)
@@ -604,7 +610,11 @@ def _names(classes: Sequence[str] | None, channels: int) -> tuple[str, ...]:
 
 
 def _rgb(k: int) -> tuple[int, int, int]:
-    code = COLOURS[0] if k == 0 else COLOURS[1 + (k - 1) % (len(COLOURS) - 1)]
+    if k >= len(COLOURS):  # steps of the golden ratio go round the hues and never meet
+        hue, light = k * 0.618034 % 1, (0.3, 0.45, 0.6, 0.75)[k % 4]
+        red, green, blue = (round(255 * part) for part in colorsys.hls_to_rgb(hue, light, 0.7))
+        return red, green, blue
+    code = COLOURS[k]
     return int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16)
 
 

@@ -148,6 +148,9 @@ def test_errors_at_the_door():
         TissueClusters.fit(net, [])
     with pytest.raises(ValueError, match="empty or black"):
         TissueClusters.fit(net, [torch.zeros(3, 16, 16)])
+    flat = torch.full((3, 16, 16), 0.5)
+    with pytest.raises(ValueError, match="layer 1 of Colours tells 1 kinds of pixel apart, too few for 2"):
+        TissueClusters.fit(Colours(), [flat], 2, layer=1)
     with pytest.raises(ValueError, match="only square maps"):
         TissueClusters(net, torch.rand(2, 16)).over_rotations(picture)
     with pytest.raises(ValueError, match="begin with 0"):

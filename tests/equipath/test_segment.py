@@ -470,6 +470,10 @@ def test_cores_are_clustered_alike(tmp_path):
         cluster_folder(unet(), cores, tmp_path / "out3", 2)
 
 
+def test_every_label_has_its_own_colour():
+    assert len({room._rgb(k) for k in range(OUTSIDE)} - {(255, 255, 255)}) == OUTSIDE
+
+
 def test_the_command(tmp_path, monkeypatch):
     typer = pytest.importorskip("typer.testing")
     from equipath.cli import app
