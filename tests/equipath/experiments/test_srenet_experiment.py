@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from equipath.cluster import TissueClusters
+from equipath.data import ebhi, nct_crc
 from equipath.data.items import IGNORE
 from equipath.experiments import results, srenet
 from equipath.experiments.srenet import Pictures, Settings
@@ -142,4 +143,12 @@ def test_pre_training_sets_stand_side_by_side():
     ]
     assert colon.rows[1][3:] == ["0.500 ± 0.141", "0.100 ± 0.000", "0.200 ± 0.000", "2"]
     assert breast.caption.startswith("TNBC by what")
+    assert breast.caption.endswith("Chance in pre-training is 1/2 on pcam and 1/6 on ebhi.")
     assert srenet._sources(runs[:2] + runs[4:]) == []
+
+
+def test_chance_is_that_of_the_sets():
+    assert srenet.CLASSES["ebhi"] == len(ebhi.STAGES)
+    assert srenet.CLASSES["nct_crc"] == srenet.CLASSES["slides"] == len(nct_crc.CLASSES)
+    assert srenet.CLASSES["pcam"] == 2
+    assert srenet.CLASSES.keys() == srenet.TARGETS.keys()
