@@ -28,6 +28,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
+from equipath.data.fetch import human
 from equipath.data.items import IGNORE, DataError, read_array
 from equipath.data.tiles import starts, weights
 from equipath.data.wsi import WholeSlide, _refuse_truncated, find_tissue, write_pyramid
@@ -537,8 +538,8 @@ class _Unfinished:
         room = shutil.disk_usage(folder).free
         if room < 1.5 * size[0] * size[1]:
             raise DataError(
-                f"{folder.parent} has {room / 1e9:.1f} GB free and the mask may need {1.5e-9 * math.prod(size):.1f}: "
-                "make room or choose another folder."
+                f"{folder.parent} has {human(room)} free and the mask may need {human(1.5 * math.prod(size))}: make room "
+                "or choose another folder."
             )
         part = folder / "settings.json.part"
         part.write_text(json.dumps(settings, indent=1))

@@ -632,7 +632,7 @@ class _Keeper:
             )
         for name in ("training data", "validation data", "processes"):  # older checkpoints do not tell
             before.setdefault(name, self.given[name])
-        now = json.loads(json.dumps(self.given))
+        now, before = _spread(json.loads(json.dumps(self.given))), _spread(before)
         if differing := [name for name in now | before if now.get(name) != before.get(name)]:
             raise TrainingError(
                 f"{self.folder} holds a run with other settings: "
@@ -820,6 +820,12 @@ def _named(function: Any) -> str | None:
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
     """The config as JSON knows it: tuples become lists, paths and other things their words."""
     return json.loads(json.dumps(config, default=str))
+
+
+def _spread(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with those of the config one by one, as "config.width"."""
+    config = {f"config.{name}": value for name, value in (settings.get("config") or {}).items()}
+    return {name: value for name, value in settings.items() if name != "config"} | config
 
 
 def _shapes(model: nn.Module) -> str:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -285,6 +286,15 @@ def test_a_full_disk_is_said_and_nothing_done_is_lost(tmp_path, monkeypatch):
         segment(model, path, tmp_path / "b", tile=128, everywhere=True)
     segment(model, path, tmp_path / "b", tile=128, everywhere=True)
     assert np.array_equal(labels(tmp_path / "a"), labels(tmp_path / "b"))
+
+
+def test_what_stops_the_writing_is_said_with_what_to_do(tmp_path, monkeypatch):
+    path, model = picture(tmp_path, 64, 64), unet()
+    with pytest.raises(DataError, match=r"core.work could not be written .*; choose another folder and run"):
+        segment(model, path, path)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: SimpleNamespace(free=900))
+    with pytest.raises(DataError, match=r"has 900 B free and the mask may need 6\.1 kB: make room"):
+        segment(model, path, tmp_path / "a")
 
 
 def test_the_mask_comes_last_since_it_says_that_all_is_done(tmp_path, monkeypatch):

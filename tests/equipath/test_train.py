@@ -484,7 +484,7 @@ def test_a_missing_class_is_named_with_its_set():
         (dict(lr=0.5), "lr was 0.01, is 0.5"),
         (dict(seed=3), "seed was 0, is 3"),
         (dict(augment=None), "augment was 'flipped', is None"),
-        (dict(config={"width": 8}), r"config was \{\}, is \{'width': 8\}"),
+        (dict(config={"width": 8}), r"config.width was None, is 8\. Give"),
         (dict(schedule="cosine"), "schedule was None, is 'cosine'"),
     ],
 )
