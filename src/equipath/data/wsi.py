@@ -599,12 +599,14 @@ def write_slide(
     tile: int = 512,
     block: int = 2048,
     progress: Callable[[int, int], None] | None = None,
+    compiled: bool = False,
 ) -> Path:
     """Write a rendered scene (:class:`equipath.data.slides.Slide`) as a pyramidal TIFF, in bounded memory.
 
     Args:
         size: height and width in pixels; the slide's whole extent by default. The picture is centred on the
             middle of the extent.
+        compiled: as in :func:`equipath.data.slides.render_batch`.
     """
     from equipath.data.slides import Grid
 
@@ -619,7 +621,7 @@ def write_slide(
     def read(y: int, x: int, high: int, wide: int) -> np.ndarray:
         # Rows run down the picture, the scene's y runs up.
         centre = middle_x + (x + wide / 2 - width / 2) * mpp, middle_y - (y + high / 2 - height / 2) * mpp
-        image = slide.render(Grid(center=centre, size=(high, wide), mpp=mpp)).image
+        image = slide.render(Grid(center=centre, size=(high, wide), mpp=mpp), compiled=compiled).image
         return (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
 
     return write_pyramid(read, path, size, mpp, tile=tile, block=block, progress=progress)

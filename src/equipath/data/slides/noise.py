@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from . import native
+
 PERIOD = 128  # lattice cells after which the point pattern repeats
 WAVES = 64  # lattice cells after which noise repeats: a channel's table fits a processor's cache
 FINE = 4  # table samples per lattice cell
@@ -117,6 +119,9 @@ def sample(xy, scale, offsets, first=0, count=CHANNELS):
         float32 (count, ...), zero mean and unit variance over the plane.
     """
     start = offsets * (1.0 / WAVES) + 1048576.0
+    loops = native.active(xy)
+    if loops is not None:
+        return loops.noise(xy, start, scale / WAVES, _table(xy.device, first, count), count)
     t = torch.add(start, xy, alpha=scale / WAVES).frac_()  # whole periods leave before precision does
     grid = t.to(torch.float32)
     grid = torch.add(_MINUS_ONE, grid, alpha=2.0, out=grid).view(2, -1).T[None, None]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from . import native
 from .noise import sample
 from .objects import (
     FAT_CELL,
@@ -63,6 +64,17 @@ class View:
     tumour: torch.Tensor
     artefact: torch.Tensor
     material: torch.Tensor
+
+
+def _seen(scene, item, xy, reach):
+    """Where objects lie on the screen, in pixels: (N, 2) right of and above the grid's middle, (N,) how far they
+    reach, and which can be seen.
+    """
+    height, width = scene.size
+    local = np.einsum("nij,ni->nj", scene.matrix[item], xy - scene.center[item]) / scene.mpp[item][:, None]
+    r = reach / scene.mpp[item]
+    seen = (np.abs(local) - r[:, None] < np.array([width, height]) / 2).all(1)
+    return local, r, np.flatnonzero(seen)
 
 
 def _windows(scene, item, xy, reach, sizes=WINDOWS):
@@ -228,6 +240,16 @@ def _splat(scene, blobs, ids):
     # a nucleus's haematoxylin is a + b r²: pale in the middle by its rim
     per = np.stack([h * (1 - 0.5 * rim), h * rim, blobs.look[:, 2], blobs.look[:, 4], 6 * steep, shrink], 1)
     bump, solid = blobs.look[:, 0], blobs.id >= 0
+    loops = native.active(sums)
+    if loops is not None:
+        local, r, seen = _seen(scene, blobs.item, blobs.xy, reach)
+        # in the order of the windows below, so that sums are rounded alike
+        seen = seen[np.argsort(np.searchsorted(WINDOWS, np.ceil(2 * r[seen]) + 1), kind="stable")]
+        look = [to_unit.reshape(-1, 4), bump[:, None], limit[:, None] ** 2, far[:, None] ** 2, per]
+        centre = np.concatenate([local, r[:, None]], 1)
+        arrays = blobs.item, centre, np.concatenate(look, 1), np.maximum(blobs.id, 0), solid
+        loops.draw(*(x[seen] for x in arrays), scene.size, sums, ids)
+        return sums
     for some, dx, dy, columns, rows in _windows(scene, blobs.item, blobs.xy, reach):
         u, v = _affine(_tensor(to_unit[some], device), _tensor(dx, device), _tensor(dy, device))
         uu, vv = u * u, v.mul_(v)

@@ -42,6 +42,7 @@ class Rendered(Items):
         angle: degrees by which every view is turned; the places stay.
         stain: "he" or "dab".
         artefacts: whether slides may have folds and pen marks.
+        compiled: render with compiled loops, see `render_batch`.
 
     Raises:
         ValueError: an unknown split, or a number that cannot be.
@@ -64,6 +65,7 @@ class Rendered(Items):
         angle: float = 0.0,
         stain: str = "he",
         artefacts: bool = True,
+        compiled: bool = False,
     ):
         check_split("slides", split)
         if patients is None:
@@ -75,6 +77,7 @@ class Rendered(Items):
             raise ValueError(f"seed is a whole number between -2**62 and 2**62, got {seed!r}.")
         Grid((0.0, 0.0), (size, size), mpp, angle)  # raises for a bad mpp or angle before any work is done
         self.size, self.mpp, self.angle = int(size), float(mpp), float(angle)
+        self.compiled = bool(compiled)
         number = list(TASKS).index(self.task) if self.task in TASKS else 0
         key = np.arange(patients) + 1_000_000 * SPLITS.index(split)
         seeds = hash_lattice(seed, key, number, salt=99) >> np.uint64(4)
@@ -155,7 +158,7 @@ class Rendered(Items):
             grids = self._grids(center)
             pairs += [(self.slides[slide], grid) for grid in grids]
             counts.append(len(grids))
-        views, out, start = render_batch(pairs), [], 0
+        views, out, start = render_batch(pairs, compiled=self.compiled), [], 0
         for position, count in zip(positions, counts, strict=True):
             out.append(self._item(views[start : start + count], self._targets[position]) | {"mpp": self.mpp})
             start += count

@@ -1,0 +1,160 @@
+"""Compiled loops of vector slides: the same noise, labels and images as without, on every grid; and without a compiler."""
+
+import itertools
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from typer.testing import CliRunner
+
+from equipath.cli import app
+from equipath.data import load
+from equipath.data.slides import KINDS, Grid, Slide, native, render_batch
+from equipath.data.slides.noise import sample
+from equipath.data.wsi import write_slide
+
+LABELS = ("tissue", "nuclei", "tumour", "artefact", "material")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def compiler():
+    found = native.loops()
+    if found is None:
+        pytest.skip("no C compiler works here")
+    return found
+
+
+@pytest.fixture
+def anew():
+    """Whatever is found during a test is forgotten after it."""
+    native.loops.cache_clear()
+    yield
+    native.loops.cache_clear()
+
+
+def equal(a, b):
+    for name in LABELS:
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+    torch.testing.assert_close(a.image, b.image, rtol=0, atol=5e-6)
+
+
+def test_noise_is_the_same_at_rows_and_at_single_points(compiler, rng):
+    for shape, count, scale in itertools.product([(3, 70), (1, 1), (200,)], (1, 2, 4), (1 / 260, 1 / 2.6)):
+        xy = torch.from_numpy(rng.uniform(-4000, 4000, (2, *shape)))
+        each = len(shape) == 1
+        offsets = torch.from_numpy(rng.uniform(0, 128, (2, *shape) if each else (2, shape[0], 1)))
+        plain = sample(xy, scale, offsets, 4 - count, count)
+        with native.use(True):
+            got = sample(xy, scale, offsets, 4 - count, count)
+        assert len(plain.unique()) > 1 or plain.numel() == 1
+        torch.testing.assert_close(got, plain, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_views_are_the_same(compiler, kind, rng):
+    """Sizes, resolutions from single nuclei to whole sections, angles, reflections and both stains, in one batch."""
+    pairs = [
+        (
+            Slide(seed, kind, stain),
+            Grid(tuple(rng.uniform(-300, 300, 2)), size, mpp, rng.uniform(0, 360), bool(seed % 2)),
+        )
+        for seed, ((size, mpp), stain) in enumerate(
+            itertools.product(
+                [((64, 45), 0.2), (96, 0.97), ((33, 70), 2.3), (40, 5.0), (1, 0.7), ((60, 80), 60.0)],
+                ("he", "dab"),
+            )
+        )
+    ]
+    pairs.append((Slide(7, kind), Grid((10.0, 20.0), (300, 260), 0.5, 20.0)))  # more than one chunk
+    seen = set()
+    for plain, view in zip(render_batch(pairs), render_batch(pairs, compiled=True), strict=True):
+        equal(plain, view)
+        seen |= set(view.nuclei.unique().tolist())
+    assert len(seen) > 50
+
+
+def test_quarter_turns_permute_pixels(compiler):
+    slide, size = Slide(3, "breast"), (45, 64)
+    plain = slide.render(Grid((40.0, 10.0), size, 0.5), compiled=True)
+    assert plain.image.std() > 0.01
+    for flip, r in itertools.product((False, True), range(4)):
+        turned = Grid((40.0, 10.0), size if r % 2 == 0 else size[::-1], 0.5, 90.0 * r, flip)
+        view = slide.render(turned, compiled=True)
+        for name in ("image", *LABELS):
+            x = getattr(plain, name)
+            want = torch.rot90(x.flip(-1) if flip else x, r, (-2, -1))
+            atol = 1e-6 if name == "image" else 0
+            torch.testing.assert_close(getattr(view, name), want, rtol=0, atol=atol)
+
+
+def test_all_shapes_are_served_by_one_compilation(anew, monkeypatch):
+    calls, run = [], subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: (calls.append(a), run(*a, **k))[1])
+    if native.loops() is None:
+        pytest.skip("no C compiler works here")
+    before = len(calls)
+    for seed, (kind, size) in enumerate(itertools.product(KINDS, (5, 17, 40))):
+        Slide(seed, kind).render(Grid((0.0, 0.0), (size, size + seed), 0.9), compiled=True)
+    assert before in (1, 2)
+    assert len(calls) == before
+
+
+@pytest.mark.parametrize("how", ["absent", "broken"])
+def test_without_a_compiler_a_sentence_says_so_and_the_view_is_the_same(anew, monkeypatch, tmp_path, how):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    if how == "broken":
+        (tmp_path / "cc").write_text("#!/bin/sh\necho no licence >&2\nexit 1\n")
+        (tmp_path / "cc").chmod(0o755)
+    grid = Grid((0.0, 0.0), (20, 30), 0.9)
+    says = "none of cc, gcc and clang is found" if how == "absent" else "no licence"
+    with pytest.warns(UserWarning, match=says):
+        view = Slide(2).render(grid, compiled=True)
+    again = Slide(2).render(grid, compiled=True)  # says it once
+    for got in (view, again):
+        assert torch.equal(got.image, Slide(2).render(grid).image)
+
+
+def test_threads_and_their_neighbours_do_not_disturb_each_other(compiler):
+    pairs = [(Slide(k, kind), Grid((0.0, 30.0), 60, 0.8, 20.0 * k)) for k, kind in enumerate([*KINDS] * 2)]
+    want = [slide.render(grid) for slide, grid in pairs]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda k: pairs[k][0].render(pairs[k][1], compiled=k % 3 > 0), range(8)))
+    for a, b in zip(want, got, strict=True):
+        equal(a, b)
+    assert native.active(torch.empty(0)) is None  # nothing is left switched on
+
+
+def test_workers_render_what_the_process_itself_renders(compiler):
+    options = {"patients": 2, "per_patient": 4, "size": 40}
+    plain, data = load("slides", "tumour", **options), load("slides", "tumour", compiled=True, **options)
+    batches = DataLoader(data, 4, num_workers=2)
+    images = torch.cat([batch["image"] for batch in batches])
+    want = torch.stack([plain[k]["image"] for k in range(len(plain))])
+    torch.testing.assert_close(images, want, rtol=0, atol=5e-6)
+
+
+def test_whole_slides_and_the_command_line(compiler, tmp_path, monkeypatch):
+    used = []
+    draw = native.Loops.draw
+    monkeypatch.setattr(native.Loops, "draw", lambda self, *a: (used.append(1), draw(self, *a))[1])
+    write_slide(Slide(3, "breast"), tmp_path / "a.tif", (300, 200), 0.5)
+    assert not used
+    write_slide(Slide(3, "breast"), tmp_path / "b.tif", (300, 200), 0.5, compiled=True)
+    assert used
+    used.clear()
+    arguments = ["data", "slide", str(tmp_path / "c.tif"), "--seed", "3", "--kind", "breast"]
+    result = CliRunner().invoke(app, [*arguments, "--size", "300", "200", "--compiled"])
+    assert result.exit_code == 0, result.output
+    assert used
+    assert (tmp_path / "b.tif").read_bytes() == (tmp_path / "c.tif").read_bytes()
