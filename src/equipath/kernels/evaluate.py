@@ -72,11 +72,11 @@ def transforming(*tensors: Tensor) -> bool:
     Batched gradients (``is_grads_batched``) come in another kind of tensor, which only the ``tensors`` tell. A
     compiler sees to all this itself.
     """
-    return not is_dynamo_compiling() and (
-        torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or any(torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)
-    )
+    if is_dynamo_compiling():
+        return False
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return True
+    return bool(tensors) and any(torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)
 
 
 def pulled_back(

@@ -42,14 +42,15 @@ class KeptFilters:
         if is_compiling():
             self._source, self._made = None, {}
             return compute(parameter)
+        if transforming():  # what is kept stays: it is compared before it is used again
+            return compute(parameter)
         return self.get_eagerly(name, parameter, compute)
 
     def get_eagerly(self, name: str, parameter: Tensor, compute: Callable[[Tensor], Any]) -> Any:
-        """``get`` for a caller who knows that no compiler is at work: in a small layer each question shows."""
+        """``get`` for a caller who knows that no compiler and no transform is at work: in a small layer each question
+        shows."""
         if (parameter.requires_grad and torch.is_grad_enabled()) or not parameter.is_cpu:
             self._source, self._made = None, {}  # training: hold no memory
-            return compute(parameter)
-        if transforming():  # what is kept stays: it is compared before it is used again
             return compute(parameter)
         source = self._source
         if source is None or source.dtype != parameter.dtype or not torch.equal(source, parameter):
@@ -89,13 +90,9 @@ class ShortWay(nn.Module):
     def _straight(self, x: Tensor) -> Tensor | None:
         """The weight if ``x`` is known and nothing else is asked for, else None."""
         known = self._known
-        if (
-            known is None
-            or is_dynamo_compiling()
-            or type(x) is not Tensor
-            or x.shape != known
-            or open_preferences
-        ):
+        if known is None or is_dynamo_compiling() or type(x) is not Tensor or x.shape != known:
+            return None
+        if open_preferences or transforming():
             return None
         weight = self._parameters.get("weight")  # none if it is computed (torch.nn.utils.parametrize)
         if weight is None or not x.is_cpu or x.dtype != weight.dtype:

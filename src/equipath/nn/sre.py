@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from equipath.kernels.basis import basis_conv2d, crop_filters, evaluation, expand_filters
-from equipath.kernels.evaluate import dense_conv2d, open_preferences, transforming
+from equipath.kernels.evaluate import dense_conv2d, open_preferences
 from equipath.kernels.rings import ring_basis, ring_count, ring_sizes
 from equipath.nn.cache import KeptFilters, ShortWay
 from equipath.nn.sizes import (
@@ -181,7 +181,7 @@ class SREConv2d(ShortWay, _SREBase):
         weight = self._straight(x)
         if weight is not None:
             # torch brings filters into the order of the picture at every call, unless they have it
-            last = not transforming() and x.is_contiguous(memory_format=torch.channels_last)
+            last = x.is_contiguous(memory_format=torch.channels_last)
             taps = self._kept.get_eagerly(
                 "dense last" if last else "dense", weight, self._densely_last if last else self._densely
             )
