@@ -179,6 +179,12 @@ def test_the_page_says_where_a_network_is_behind():
     assert "with 3, 4, 8 of them a layer (P4M-DenseNet, P4-DenseNet, DenseNet)" in words
     assert "the NLL on the training patches is 0.530, 0.520, 0.490." in words
     assert "number of fields" not in page(0.515, 0.56, 8000, *others)[-1]
+    small = ("P4M-DenseNet M", (0.525, 0.6))
+    assert (
+        "M, with 1 a layer and fewer weights, stands at 0.525 there"
+        in page(0.53, 0.56, 8000, small, *others)[-1]
+    )
+    assert "fields are not all" not in page(0.521, 0.56, 8000, small, *others)[-1]
     words = page(0.48, 0.56, patches=125)[-1]
     assert "0.020 lower than DenseNet+'s on the training patches" in words
     assert "learned less" not in words
