@@ -332,7 +332,7 @@ class _Remembered:
         return self.kept[key]
 
 
-def measure(model: Any, target: str, settings: Settings, root: str | Path | None = None) -> dict[str, Any]:
+def measure(model: Any, target: str, fitted: Pictures, test: Pictures, settings: Settings) -> dict[str, Any]:
     """Everything that is asked of one network's features on one set of pictures; the names begin with the set's.
 
     ``within`` and ``between``: the agreement (``Turns.agreement``) over twelve angles, the mean over the test
@@ -342,8 +342,6 @@ def measure(model: Any, target: str, settings: Settings, root: str | Path | None
     ``against_labels``; ``layer_ari.L``: the adjusted Rand index of another layer's clusters.
     """
     model = _Remembered(model)
-    fitted = pictures(target, "train", settings.fit_images, settings, root)
-    test = pictures(target, "test", settings.test_images, settings, root)
     k, layer = settings.k, settings.layer
     between = TissueClusters.fit(model, fitted.images, k, layer=layer)
     rows: dict[str, list[dict[str, float]]] = {}
@@ -413,6 +411,14 @@ def run(
     runs.check(TARGETS, arms, MODELS)
     settings = settings or SETTINGS[size]
     classes, sets = pretraining(data, settings, root)
+    # Before anything is trained: a set that is missing is said at once.
+    targets = {
+        target: (
+            pictures(target, "train", settings.fit_images, settings, root),
+            pictures(target, "test", settings.test_images, settings, root),
+        )
+        for target in TARGETS[data]
+    }
 
     def test_once(net: nn.Module) -> dict[str, Any]:
         answer = predict(net, sets["test"]).argmax(1)
@@ -422,8 +428,8 @@ def run(
             "square_on_black": square_on_black(),
             "direction_accuracy": direction_accuracy(net, settings.layer),
         }
-        for target in TARGETS[data]:
-            metrics |= measure(net, target, settings, root)
+        for target, (fitted, test) in targets.items():
+            metrics |= measure(net, target, fitted, test, settings)
         return metrics
 
     return {

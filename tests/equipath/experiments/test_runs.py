@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from equipath.data import DataError
 from equipath.experiments import NAMES, pcam, results
 from equipath.experiments.runs import Runs
 
@@ -62,3 +63,20 @@ def test_parts_of_pcam_are_refused_where_there_are_none():
         pcam.run("slides", fractions=[0.25])
     with pytest.raises(ValueError, match=r"are for P4M-DenseNet, DenseNet.*; got P4-DenseNet"):
         pcam.run("pcam", arms=["P4-DenseNet"], fractions=[0.25])
+
+
+@pytest.mark.parametrize("size", results.SIZES)
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("steerable", "ebhi"), ("steerable", "ocelot"), ("pcam", "pcam"), ("pcam", "breakhis"), ("gunet", "ebhi"),
+        ("gunet", "camelyon16"), ("seunet", "bcss"), ("seunet", "tnbc"), ("seunet", "monuseg"), ("srenet", "pcam"),
+        ("srenet", "ebhi"), ("srenet", "nct_crc"),
+    ],
+)  # fmt: skip
+def test_a_missing_set_is_said_before_anything_is_trained(tmp_path, name, data, size):
+    experiment = import_module(f"equipath.experiments.{name}")
+    source = "pcam" if data == "breakhis" else data
+    with pytest.raises(DataError, match=f"equipath data fetch {source}"):
+        experiment.run(data, size, folder=tmp_path / "ck", root=tmp_path, results=tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from equipath.cluster import TissueClusters
-from equipath.data import ebhi, nct_crc
+from equipath.data import DataError, ebhi, nct_crc
 from equipath.data.items import IGNORE
 from equipath.experiments import results, srenet
 from equipath.experiments.srenet import Pictures, Settings
@@ -152,3 +152,11 @@ def test_chance_is_that_of_the_sets():
     assert srenet.CLASSES["nct_crc"] == srenet.CLASSES["slides"] == len(nct_crc.CLASSES)
     assert srenet.CLASSES["pcam"] == 2
     assert srenet.CLASSES.keys() == srenet.TARGETS.keys()
+
+
+def test_missing_pictures_are_said_before_anything_is_trained(tmp_path, monkeypatch):
+    sets = {"train": (torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 0, 1]))}
+    monkeypatch.setattr(srenet, "pretraining", lambda *_: (2, sets))
+    monkeypatch.setattr("equipath.experiments.runs.fit", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(DataError, match="gleason2019"):
+        srenet.run("nct_crc", root=tmp_path, results=tmp_path)
