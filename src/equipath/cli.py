@@ -54,6 +54,11 @@ def _sentences(again: str = "run the same command again to continue") -> Iterato
     except (DataError, TrainingError, ValueError) as error:
         typer.echo(f"equipath: {error}", err=True)
         raise typer.Exit(1) from error
+    except BrokenPipeError:  # of `| head`; the caller of the command knows
+        raise
+    except OSError as error:
+        typer.echo(f"equipath: {error.filename or 'a file'}: {error.strerror or error}.", err=True)
+        raise typer.Exit(1) from error
     except KeyboardInterrupt:
         typer.echo(f"equipath: stopped; {again}.", err=True)
         raise typer.Exit(130) from None

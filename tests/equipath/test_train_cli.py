@@ -195,6 +195,13 @@ def test_report_says_what_it_wrote_or_why_not(call, monkeypatch, tmp_path):
     done = call("report")
     assert (done.exit_code, done.output) == (1, "equipath: there is no result yet.\n")
 
+    def full():
+        raise OSError(28, "No space left on device", "results.md")
+
+    monkeypatch.setattr("equipath.experiments.report.write", full)
+    done = call("report")
+    assert (done.exit_code, done.output) == (1, "equipath: results.md: No space left on device.\n")
+
 
 def test_a_training_asks_for_its_memory_to_be_kept():
     """In a process of its own: the same large tensors again cost almost no new pages."""

@@ -49,7 +49,14 @@ def page(folder: Path | None = None) -> tuple[str, dict[str, Any]]:
         _one_setting(name, runs)
         module = import_module(f"equipath.experiments.{name}")
         parts.append(f"## {getattr(module, 'TITLE', name)}\n")
-        for part in module.report(runs):
+        try:
+            made = list(module.report(runs))
+        except KeyError as error:
+            raise ValueError(
+                f"a run of {name} does not tell its {error}: it was made by another version; run it again, or delete "
+                "its file."
+            ) from error
+        for part in made:
             if isinstance(part, Picture):
                 file = f"{name}-{part.name}.png"
                 if file in figures:

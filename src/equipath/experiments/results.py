@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from equipath.train import device_name
+from equipath.train import TrainingError, device_name
 
 __all__ = ["Picture", "Table", "cell", "flat", "grouped", "load", "mean_sd", "results_folder", "save"]
 
@@ -82,6 +82,10 @@ def save(
         seconds: how long the run took.
         device: in words; this machine's processor by default.
         folder: in place of `results_folder()`.
+
+    Raises:
+        ValueError: a name that is no file's name, no metrics.
+        TrainingError: the file cannot be written.
     """
     for name, value in (("experiment", experiment), ("data", data)):
         if not re.fullmatch(r"\w[\w.-]*", value):
@@ -104,10 +108,17 @@ def save(
     }
     code = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
     path = Path(folder or results_folder()) / experiment / f"{data}-{size}-{code}-{seed}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(run, indent=1, allow_nan=False) + "\n"
     part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(run, indent=1, allow_nan=False) + "\n")
-    part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text)
+        part.replace(path)
+    except OSError as error:
+        raise TrainingError(
+            f"{path} could not be written ({error.strerror or error}); make room, or mend the folder, and run the same "
+            "again: what is trained is kept where the run has a folder."
+        ) from error
     return path
 
 
@@ -127,10 +138,14 @@ def load(
     for path in sorted((Path(folder or results_folder()) / experiment).glob("*.json")):
         try:
             run = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path} is no JSON ({error}); run the experiment again.") from error
+        if not isinstance(run, dict):
+            raise ValueError(f"{path} holds a {type(run).__name__}, no run; delete it.")
         if missing := [name for name in FIELDS if name not in run]:
             raise ValueError(f"{path} has no {', '.join(missing)}; run the experiment again.")
+        if wrong := [name for name in ("config", "metrics", "versions") if not isinstance(run[name], dict)]:
+            raise ValueError(f"{path} has no names in {', '.join(wrong)}; run the experiment again.")
         if data in (None, run["data"]) and size in (None, run["size"]):
             runs.append(run)
     return runs

@@ -13,6 +13,7 @@ from PIL import Image
 
 from equipath.experiments import NAMES, report
 from equipath.experiments.results import (
+    FIELDS,
     Picture,
     Table,
     cell,
@@ -23,6 +24,7 @@ from equipath.experiments.results import (
     results_folder,
     save,
 )
+from equipath.train import TrainingError
 
 RUN = dict(experiment="gunet", data="ebhi", size="small", config={"model": "p4m", "fraction": 0.5}, seed=0,
            metrics={"dice": 0.8}, seconds=12.34, device="a box")  # fmt: skip
@@ -76,6 +78,17 @@ def test_what_cannot_be_kept_is_said(tmp_path):
     path.write_text("{}")
     with pytest.raises(ValueError, match=r"has no experiment, data, size"):
         load("gunet", folder=tmp_path)
+    path.write_text("3")
+    with pytest.raises(ValueError, match=r"holds a int, no run"):
+        load("gunet", folder=tmp_path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=rf"{path.name} is no JSON"):
+        load("gunet", folder=tmp_path)
+    path.write_text(json.dumps(dict.fromkeys(FIELDS, "x")))
+    with pytest.raises(ValueError, match=r"has no names in config, metrics, versions"):
+        load("gunet", folder=tmp_path)
+    with pytest.raises(TrainingError, match=r"could not be written \(Not a directory\).*what is trained is kept"):
+        keep(path)
 
 
 def test_runs_are_summed_up_over_seeds(tmp_path):
@@ -151,6 +164,12 @@ def test_parts_that_cannot_be_shown_are_named(experiment, tmp_path):
         report.page(tmp_path / "runs")
     experiment.report = lambda runs: [Picture("x", good[2].figure, " ", "c")]
     with pytest.raises(ValueError, match="'x' has no alt text"):
+        report.page(tmp_path / "runs")
+
+
+def test_a_run_that_lacks_what_its_report_shows_is_named(experiment, tmp_path):
+    keep(tmp_path / "runs", seed=7, metrics={"loss": 1.0})
+    with pytest.raises(ValueError, match="a run of gunet does not tell its 'dice'"):
         report.page(tmp_path / "runs")
 
 
