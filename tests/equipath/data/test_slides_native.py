@@ -4,6 +4,7 @@ import itertools
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from equipath.cli import app
 from equipath.data import load
-from equipath.data.slides import KINDS, Grid, Slide, native, render_batch
+from equipath.data.slides import CLASSES, KINDS, MATERIALS, Grid, Slide, native, render_batch
 from equipath.data.slides.noise import sample
 from equipath.data.wsi import write_slide
 
@@ -81,6 +82,28 @@ def test_views_are_the_same(compiler, kind, rng):
         equal(plain, view)
         seen |= set(view.nuclei.unique().tolist())
     assert len(seen) > 50
+
+
+def test_folds_ink_and_fat_are_the_same(compiler):
+    """Where marks and fat lie, with pixels so fine that the loops do the colouring."""
+    pairs = []
+    for seed in (2, 8, 9):  # a fold, both, a ring of ink
+        slide = Slide(seed, "lymph_node")
+        p = slide.params
+        fold = p["fold_at"] * np.array([p["fold_x"], p["fold_y"]])
+        ring = np.array([p["pen_x"] + p["pen_r"], p["pen_y"]])
+        pairs += [(slide, Grid(tuple(slide.frame.T @ place), (60, 120), 3.0)) for place in (fold, ring)]
+    slide = Slide(8, "breast")
+    points = np.random.default_rng(0).uniform(-1500, 1500, (2000, 2))
+    fatty = points[slide.ground(points) == MATERIALS.index("fat")]
+    pairs += [(slide, Grid(tuple(place), 60, 1.5)) for place in fatty[:2]]
+    seen, fat = set(), 0
+    for plain, view in zip(render_batch(pairs), render_batch(pairs, compiled=True), strict=True):
+        equal(plain, view)
+        seen |= set(view.artefact.unique().tolist())
+        fat += int((view.tissue == CLASSES.index("fat")).sum())
+    assert seen == {0, 1, 2}
+    assert fat > 1000
 
 
 def test_quarter_turns_permute_pixels(compiler):

@@ -1,8 +1,9 @@
-"""The renderer's two innermost loops in C: noise looked up at points, and nuclei drawn into pixels.
+"""The renderer's innermost loops in C: noise looked up at points, nuclei drawn into pixels, layers and texture mixed.
 
-PyTorch takes a dozen passes over memory for each of them. Here a point or a pixel is done in one go, by the same
-arithmetic in the same order, so that what comes out is what `noise.sample` and `render._splat` give. The code is
-compiled when it is first asked for, by the machine's own C compiler, in about a second; nothing is kept on disk.
+PyTorch takes a dozen passes over memory for each of the first two, and fifty for the last. Here a point or a pixel is
+done in one go, by the same arithmetic in the same order: noise comes out bit for bit as `noise.sample` gives it, labels
+are the same, and colours differ in the last digits. Change the look of a slide there, and here too: the tests compare.
+The code is compiled when it is first asked for, by the machine's own C compiler, in about a second; no file is kept.
 """
 
 import ctypes
@@ -123,6 +124,83 @@ void draw(int64_t count, const int64_t *item, const double *centre, const float 
         }
     }
 }
+
+/* From the distances of `layers` layers above a base to light, for rows x columns pixels: which layer is topmost, and the
+   logarithm of the light (rows, 3, columns). steep (layers, rows), table (layers + 1, wide) and fat (layers + 1) belong to
+   the layers; change (wide) is what a fat cell's wall adds, near and border tell where there is one; own (6, rows) holds
+   sharpness, the amplitudes of grain, chromatin, fine grain and fibres, and how far gaps are kept; absorb (rows, stains, 3).
+   border, micro and thick may be missing. */
+#define EACH for (int k = 0; k < lot; k++)
+static inline float hold(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
+
+void colour(int64_t rows, int64_t columns, int layers, int wide, int stains, const float **distance, const float *steep,
+            const float *table, const uint8_t *fat, const float *change, const float *near, const float *border,
+            const float *own, const float *absorb, const float *grain, const float *micro, const float *fibre,
+            const float *gaps, const float **nuclear, const float *thick, float *rank, float *light)
+{
+    const int64_t all = rows * columns;
+    for (int64_t r = 0; r < rows; r++) {
+        const float sharp = own[r], fine = own[rows + r], coarse = own[2 * rows + r], tiny = own[3 * rows + r];
+        const float line = own[4 * rows + r], kept = own[5 * rows + r], lost = 0.32f * (1 - kept);
+        for (int64_t c = 0; c < columns; c += LOT) {
+            const int lot = columns - c < LOT ? columns - c : LOT;
+            const int64_t at = r * columns + c;
+            float left[LOT], top[LOT], ground[8][LOT] = {{0}}, fats[LOT] = {0}, stain[3][LOT];
+            EACH left[k] = 1;
+            EACH top[k] = 0;
+            for (int n = layers; n > 0; n--) {
+                const float *d = distance[n - 1] + at, s = steep[(n - 1) * rows + r];
+                float w[LOT];
+                EACH top[k] = top[k] == 0 && d[k] > 0 ? n : top[k];
+                EACH w[k] = hold(d[k] * s + 3, 0, 6) / 6 * left[k];
+                EACH left[k] -= w[k];
+                if (fat[n]) EACH fats[k] += w[k];
+                for (int j = 0; j < wide; j++) {
+                    const float t = table[n * wide + j];
+                    if (t != 0) EACH ground[j][k] += t * w[k];
+                }
+            }
+            EACH rank[at + k] = top[k];
+            if (fat[0]) EACH fats[k] += left[k];
+            for (int j = 0; j < wide; j++) EACH ground[j][k] += table[j] * left[k];
+            if (border) {
+                float wall[LOT];
+                const float most = 2 * sharp < 1 ? 2 * sharp : 1;
+                EACH wall[k] = hold((0.9f * (1 + 0.35f * near[at + k]) - border[at + k]) * sharp + 0.5f, 0, 1)
+                               * (fats[k] * most);
+                for (int j = 0; j < wide; j++) EACH ground[j][k] += change[j] * wall[k];
+            }
+            EACH {
+                float rough = grain[at + k] * fine, clumps = grain[all + at + k] * coarse;
+                if (micro) {
+                    rough += 0.9f * micro[at + k] * tiny;
+                    clumps += 0.9f * micro[all + at + k] * tiny;
+                }
+                const float thread = fibre[at + k] * line;
+                float hole = hold(((thread + rough) * 0.4f + gaps[at + k] - 0.3f) * 0.9f, 0, 1);
+                hole = (3 - 2 * hole) * hole * hole * kept + lost;
+                const float solid = 1 - hole * ground[6][k];
+                float haem = (ground[0][k] + ground[1][k] * rough + ground[2][k] * thread) * solid;
+                float eosin = (ground[3][k] + ground[4][k] * rough + ground[5][k] * thread) * solid;
+                float dab = ground[7][k] * (1 + 0.3f * rough) * solid;
+                const float cover = nuclear[0][at + k], most = cover < 1 ? 1 : cover;
+                const float crowd = (hold(cover - 1, 0, 1) * 0.25f + 1) / most, clear = cover < 1 ? 1 - cover : 0;
+                haem = (haem < 0 ? 0 : haem) * clear + (nuclear[1][at + k] + nuclear[3][at + k] * clumps) * crowd;
+                stain[0][k] = haem < 0 ? 0 : haem;
+                stain[1][k] = nuclear[2][at + k] * crowd + (eosin < 0 ? 0 : eosin) * clear;
+                stain[2][k] = (dab < 0 ? 0 : dab) * clear;
+            }
+            if (thick)
+                for (int s = 0; s < stains; s++) EACH stain[s][k] *= thick[at + k];
+            for (int j = 0; j < 3; j++) {
+                const float *a = absorb + 3 * stains * r + j;
+                float *out = light + (3 * r + j) * columns + c;
+                if (stains == 3) EACH out[k] = a[0] * stain[0][k] + a[3] * stain[1][k] + a[6] * stain[2][k];
+                else EACH out[k] = a[0] * stain[0][k] + a[3] * stain[1][k];
+            }
+        }
+    }
+}
 """
 
 
@@ -134,8 +212,8 @@ class Loops:
     """The compiled loops of a loaded library."""
 
     def __init__(self, library):
-        self._noise, self._draw = library.noise, library.draw
-        self._noise.restype = self._draw.restype = None
+        self._noise, self._draw, self._colour = library.noise, library.draw, library.colour
+        self._noise.restype = self._draw.restype = self._colour.restype = None
 
     def noise(self, xy, start, alpha, table, count):
         """Noise at xy, float64 (2, ...), as `noise.sample` has it; start (2, ...) of each point or each row."""
@@ -159,6 +237,27 @@ class Loops:
         arrays = [_pointer(x) for x in (item, centre, look, number, solid)]
         sizes = [ctypes.c_int64(k) for k in (*size, len(ids))]
         self._draw(ctypes.c_int64(len(item)), *arrays, *sizes, _pointer(sums), _pointer(ids))
+
+    def colour(self, distances, steep, table, fat, change, near, border, own, absorb, texture, nuclear, thick):
+        """Which of the layers is topmost (b, N), float32, and the logarithm of the light (b, 3, N).
+
+        distances: of the layers (b, N); steep (layers, b); table (layers + 1, columns); fat: which of them are fat;
+        change (columns,); near, border (b, N) or None; own (6, b); absorb (b, stains, 3); texture: grain (2, b, N), finer
+        grain or None, fibres and gaps (b, N); nuclear: four (b, N); thick (b, N) or None.
+        """
+        planes = [x.contiguous() for x in distances]
+        nuclear = [x.contiguous() for x in nuclear]
+        rows, columns = nuclear[0].shape
+        rank, light = torch.empty((rows, columns)), torch.empty((rows, 3, columns))
+        lists = [(ctypes.c_void_p * max(1, len(x)))(*(p.data_ptr() for p in x)) for x in (planes, nuclear)]
+        kept = [None if x is None else x.contiguous() for x in
+                (steep, table, fat, change, near, border, own, absorb, *texture, thick, rank, light)]  # fmt: skip
+        rest = [None if x is None else _pointer(x) for x in kept]
+        numbers = [ctypes.c_int(k) for k in (len(planes), table.shape[1], absorb.shape[1])]
+        self._colour(
+            ctypes.c_int64(rows), ctypes.c_int64(columns), *numbers, lists[0], *rest[:12], lists[1], *rest[12:]
+        )  # fmt: skip
+        return rank, light
 
 
 @lru_cache(maxsize=1)

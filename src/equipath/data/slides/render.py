@@ -366,11 +366,10 @@ def _paint(scene, image, label, tissue, tumour, artefact, ids):
     for chunk in _chunks(batch, height, width, limit):
         b0, b1, r0, r1, c0, c1 = chunk
         here = np.flatnonzero(present[:, b0:b1, r0:r1].any((1, 2)))
-        rgb = image.new_empty((b1 - b0, 3, (r1 - r0) * (c1 - c0)))
         mark, nuclear, *mine = (_part(x, shape, chunk) for x in (artefact, sums, *glands))
-        order, rank = shader.shade(chunk, (here, *mine), nuclear, rgb, mark)
+        order, rank, rgb = shader.shade(chunk, (here, *mine), nuclear, mark)
         image.view(batch, 3, height, width)[b0:b1, :, r0:r1, c0:c1] = rgb.view(b1 - b0, 3, r1 - r0, -1)
-        rank = rank.view(-1).long()
+        rank = rank.view(-1).int()
         tables = ((label, order), (tissue, CLASS_OF[order]), (tumour, IS_TUMOUR[order]))
         for out, table in tables:
             values = torch.from_numpy(table).to(device).index_select(0, rank)
@@ -471,11 +470,11 @@ class _Shader:
                     items.append(item - chunk[0])
         return found, folded, inked
 
-    def shade(self, chunk, glands, nuclear, rgb, mark):
-        """Colour a chunk of pixels into rgb (b, 3, N) and label its folds and ink in mark (b, N).
+    def shade(self, chunk, glands, nuclear, mark):
+        """Colour a chunk of pixels, and label its folds and ink in mark (b, N).
 
         Returns:
-            The materials of the layers, numpy int64, and which layer is topmost (b, N), float32.
+            The materials of the layers, numpy int64; which layer is topmost (b, N), and light (b, 3, N), float32.
         """
         scene, kind, device = self.scene, self.scene.kind, self.device
         items = slice(chunk[0], chunk[1])
@@ -485,14 +484,20 @@ class _Shader:
 
         possible, folded, inked = self._possible(chunk, m, n)
         here, depth, thickness, owner = glands
-        rank = torch.zeros(xy.shape[1:], device=device)  # the topmost layer's number, which grows upwards
+        loops = native.active(xy) if self.coarse.max() == 0 else None
+        distances: list[torch.Tensor] = []
         order = [MATERIAL[kind.base]]
-        count = 1 + sum(possible) + 2 * len(here)
-        weights = torch.empty(
-            (count, *rank.shape), device=device
-        )  # the layers' covers, and then their weights
+        if loops is None:
+            rank = torch.zeros(xy.shape[1:], device=device)  # the topmost layer's number, which grows upwards
+            count = 1 + sum(possible) + 2 * len(here)
+            # the layers' covers, and then their weights
+            weights = torch.empty((count, *rank.shape), device=device)
 
         def paint(material, d):
+            if loops is not None:
+                distances.append(d)
+                order.append(material)
+                return
             cover = torch.mul(d, steep[float(MERGE[material])], out=weights[len(order)])
             F.hardsigmoid(cover, inplace=True)  # that of 6 x is x + 0.5, held in [0, 1]
             torch.maximum(rank, d.sign().mul_(len(order)), out=rank)  # above 0 inside
@@ -514,6 +519,13 @@ class _Shader:
         (material, distance), reaches = glass
         if reaches:
             paint(material, distance())
+
+        thicker, light = self._artefacts(chunk, xy, m, n, folded, inked, mark)
+        if loops is not None:
+            rank, rgb = self._compiled(loops, items, xy, m, n, order, distances, nuclear, thicker)
+            for k, passes in light.items():
+                rgb[k] *= passes
+            return np.array(order), rank, rgb
 
         # from front to back: each layer's weight is its cover times what those in front let through
         left = torch.ones(rank.shape, device=device)
@@ -561,17 +573,16 @@ class _Shader:
         if dab is not None:
             stains.append(dab * clear)
 
-        thick, light = self._artefacts(chunk, xy, m, n, folded, inked, mark)
         vectors, white = self.vectors[items], self.white[items]
-        for (k, t), stain in itertools.product(thick.items(), stains):
+        for (k, t), stain in itertools.product(thicker.items(), stains):
             stain[k] *= t
-        transmit(stains, vectors, white, rgb)
+        rgb = transmit(stains, vectors, white)
         if len(ground) > 8:  # a pixel wider than a nucleus: mean light of what nuclei cover and leave
             mean = ground[-3:]
             bare = [haem, eosin] + ([dab] if dab is not None else [])
             full = [mean[1] / mean[0].clamp(min=1e-6), mean[2] / mean[0].clamp(min=1e-6)]
             full += [torch.zeros_like(haem)] if dab is not None else []
-            for (k, t), stain in itertools.product(thick.items(), bare + full):
+            for (k, t), stain in itertools.product(thicker.items(), bare + full):
                 stain[k] *= t
             share = mean[0].clamp(0, 1)[:, None]
             far = transmit(bare, vectors, white) * (1 - share) + transmit(full, vectors, white) * share
@@ -579,7 +590,50 @@ class _Shader:
             rgb.mul_(1 - k).add_(far * k)
         for k, passes in light.items():
             rgb[k] *= passes
-        return np.array(order), rank
+        return np.array(order), rank, rgb
+
+    def _compiled(self, loops, items, xy, m, n, order, distances, nuclear, thicker):
+        """What `shade` does from the layers' distances to light, by compiled loops: which layer is topmost, and light."""
+        shape, offsets = xy.shape[1:], self.offsets[:, items]
+        steep = torch.stack([self.steep[float(MERGE[k])][items, 0] for k in order[1:]] or [self.soft[:0, 0]])
+        fat = [k == MATERIAL["fat"] for k in order]
+        border = None
+        if any(fat):
+            reached = np.zeros(shape, dtype=bool)  # where a cover is above 0
+            for d, s, is_fat in zip(distances, steep, fat[1:], strict=True):
+                if is_fat:
+                    reached |= (d * s[:, None]).numpy() > -3.0
+            some = torch.from_numpy(np.flatnonzero(reached))
+            border = torch.full(shape, -FAR)
+            place, near = (x.view(len(x), -1).index_select(1, some) for x in (xy, n[:3]))
+            border.view(-1).index_copy_(0, some, voronoi_edge(fat_points(place, near), FAT_CELL))
+        texture = [
+            sample(xy, 1 / 2.6, offsets * 3.0, 0, 2),
+            None if self.micro is None else sample(xy, 1 / 0.8, offsets * 5.0, 0, 2),
+            sample(fibre_coordinates(xy, m, n), 1 / 1.4, offsets * 13.0, 2, 1)[0],
+            sample(xy, 1 / 5.5, offsets * 11.0, 2, 1)[0],
+        ]
+        whole = None
+        if thicker:
+            whole = torch.ones(shape)
+            for k, t in thicker.items():
+                whole[k] = t
+        own = [self.sharp, *self.fine, self.sharp if self.micro is None else self.micro, self.line, self.kept]
+        rank, light = loops.colour(
+            distances,
+            steep,
+            self.table[order],
+            torch.tensor(fat, dtype=torch.uint8),
+            self.table[MATERIAL["membrane"]] - self.table[MATERIAL["fat"]],
+            n[2],
+            border,
+            torch.stack(own)[:, items, 0],
+            self.vectors[items] * -2.302585,
+            texture,
+            nuclear,
+            whole,
+        )
+        return rank, light.exp_().mul_(self.white[items, :, None]).clamp_(0, 1)
 
     def _artefacts(self, chunk, xy, m, n, folded, inked, mark):
         """Folds and ink on some of a chunk's items, labelled in mark (b, N): how much thicker the section is (N,)

@@ -51,13 +51,12 @@ class Stain:
         return Stain(np.stack([hv, ev, np.array(DAB) * (1.0 if dab else 0.0)]), white, blur)
 
 
-def transmit(concentrations, vectors, white, out=None):
+def transmit(concentrations, vectors, white):
     """Light through stain: concentrations (S, B, N), vectors (B, S, 3), white (B, 3) -> float32 (B, 3, N)
-    in [0, 1], into `out` if given.
+    in [0, 1].
     """
     absorb = (vectors * -2.302585).unbind(1)  # 10 ** -x is exp(-2.302585 x)
-    if out is None:
-        out = concentrations[0].new_empty((len(white), 3, concentrations[0].shape[1]))
+    out = concentrations[0].new_empty((len(white), 3, concentrations[0].shape[1]))
     for channel, light in enumerate(out.unbind(1)):
         torch.mul(concentrations[0], absorb[0][:, channel, None], out=light)
         for c, v in zip(concentrations[1:], absorb[1:], strict=True):
