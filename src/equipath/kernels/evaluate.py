@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.compiler import is_dynamo_compiling
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,9 @@ def transforming(*tensors: Tensor) -> bool:
 
     They follow torch's own operations only. So in them nothing is written in place, no gradient is our own, and no
     filter is kept: a number there may carry a derivative, or stand for a whole batch, that its content does not show.
-    Batched gradients (``is_grads_batched``) come in another kind of tensor, which only the ``tensors`` tell. A
-    compiler sees to all this itself.
+    Batched gradients (``is_grads_batched``) come in another kind of tensor, which only the ``tensors`` tell.
     """
-    if is_dynamo_compiling():
-        return False
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:  # torch.compile follows both
         return True
     return bool(tensors) and any(torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)
 

@@ -131,7 +131,7 @@ def _copies(weight: Tensor, group: Group, planes: int, outward: bool, tables: Ta
     table, back = copy_tables(group, k, planes) if tables is None else tables
     if compiling or transforming():  # these write their own gradient of the plain gather
         flat = weight.reshape(-1, planes * k * k)
-        return _arranged(flat.index_select(1, table), group, k, first, second, outward)
+        return _arranged(flat[:, table], group, k, first, second, outward)
     # (A, B, planes k²) to (A, G, B, planes k²), or (A, B, 1, P) to (A B, G, 1, P) if not outward
     filters = weight.reshape(first, second, -1) if outward else weight.reshape(first * second, 1, -1)
     copies: Tensor = _Copy.apply(filters, table.to(weight.device), back.to(weight.device))
