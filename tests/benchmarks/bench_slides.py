@@ -1,11 +1,12 @@
-"""Rendering vector slides in batches, beside the same views one by one; the time is that of the whole batch."""
+"""Rendering vector slides in batches, beside the same views one by one, and with compiled loops, beside the same batch
+without; the time is that of the whole batch."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from equipath.data.slides import KINDS, Grid, Slide, render_batch
+from equipath.data.slides import KINDS, Grid, Slide, native, render_batch
 
 from .harness import Row, compare
 
@@ -13,7 +14,9 @@ CASES = [("96 px at 0.97 µm, 32 views", 96, 0.97, 32, 0.5), ("512 px at 0.5 µm
 
 
 def rows(device, brief=False) -> Iterator[Row]:
-    """One row a kind and size: ours is the batch, theirs the loop; divide by the number of views."""
+    """Two rows a kind and size: the batch beside the loop, and the compiled batch beside the batch; divide by the
+    number of views.
+    """
     for kind in list(KINDS)[: 1 if brief else None]:
         for shape, size, mpp, count, goal in CASES:
             rng = np.random.default_rng(0)
@@ -24,6 +27,9 @@ def rows(device, brief=False) -> Iterator[Row]:
 
             def batch(pairs=pairs):
                 return torch.stack([view.image for view in render_batch(pairs, device)])
+
+            def compiled(pairs=pairs):
+                return torch.stack([view.image for view in render_batch(pairs, device, compiled=True)])
 
             def loop(pairs=pairs):
                 return torch.stack([slide.render(grid, device).image for slide, grid in pairs])
@@ -42,3 +48,18 @@ def rows(device, brief=False) -> Iterator[Row]:
                 rounds=7,
                 seconds=6.0,
             )
+            if torch.device(device).type == "cpu" and native.loops():
+                yield compare(
+                    f"render {kind}, compiled",
+                    "the batch",
+                    shape,
+                    {"compiled": compiled},
+                    batch,
+                    chosen="compiled",
+                    goal=0.9,
+                    device=device,
+                    output=(compiled, batch),
+                    tolerance=1e-5,
+                    rounds=7,
+                    seconds=6.0,
+                )
