@@ -301,7 +301,14 @@ def in_memory(data: Dataset, progress: Callable[[int, int], None] | None = None)
                     f"item {len(images)} has {' x '.join(map(str, image.shape[-2:]))} pixels, the first one "
                     f"{' x '.join(map(str, images[0].shape[-2:]))}; cut all to one size: Pairs(items, size=...)."
                 )
-            images.append((image * 255).round().to(torch.uint8))
+            if image.dtype != torch.uint8:
+                if not (image.min() > -0.001 and image.max() < 1.001):  # as bytes they would start anew at 256
+                    raise ValueError(
+                        f"item {len(images)} has values from {image.min():g} to {image.max():g}; give floats in [0, 1] or "
+                        "bytes."
+                    )
+                image = (image * 255).round().to(torch.uint8)
+            images.append(image)
             targets.append(torch.as_tensor(target))
         if progress is not None:
             progress(len(images), _count(data))
@@ -475,6 +482,8 @@ def predict(model: nn.Module, data: Data | Tensor, batch_size: int = 64, workers
         (N, …): what the model gives for one batch, for all of them.
     """
     pairs = (data, torch.zeros(len(data))) if isinstance(data, Tensor) else data
+    if batch_size < 1 or not (_count(pairs) or isinstance(data, Tensor | tuple)):
+        raise ValueError(f"got {_count(pairs)} items and batch_size={batch_size}; both are at least 1.")
     before, model = model.training, model.eval()
     try:
         return torch.cat([output.cpu() for output, _ in _outputs(model, pairs, batch_size, workers)])

@@ -1,5 +1,6 @@
 """`equipath train`, `run` and `report`: what they make, and the one sentence that a mistake ends in."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -239,6 +240,25 @@ def test_each_picture_is_moved_by_one_of_eight_and_its_map_with_it(generator):
     assert roto_reflections(images, labels, generator)[1] is labels
     with pytest.raises(ValueError, match=r"wants square pictures; got \(3, 4\)"):
         roto_reflections(torch.rand(2, 1, 3, 4), labels[:2], generator)
+
+
+def test_bytes_stay_bytes_in_memory_and_other_ranges_are_refused():
+    image = torch.arange(48, dtype=torch.uint8).view(3, 4, 4) * 5
+    assert torch.equal(in_memory([(image, 0)])[0][0], image)
+    assert torch.equal(in_memory([(image.float() / 255, 0)])[0][0], image)
+    with pytest.raises(ValueError, match="item 0 has values from 0 to 235; give floats"):
+        in_memory([(image.float(), 0)])
+    with pytest.raises(ValueError, match="item 0 has values from nan to nan"):
+        in_memory([(image.float() * math.nan, 0)])
+
+
+def test_a_prediction_of_nothing_is_refused():
+    net = torch.nn.Conv2d(3, 2, 1)
+    with pytest.raises(ValueError, match="got 0 items and batch_size=64"):
+        predict(net, [])
+    with pytest.raises(ValueError, match="batch_size=0"):
+        predict(net, torch.zeros(2, 3, 4, 4), 0)
+    assert predict(net, torch.zeros(0, 3, 4, 4)).shape == (0, 2, 4, 4)
 
 
 def test_a_set_is_read_once_into_memory():
