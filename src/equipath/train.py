@@ -302,7 +302,7 @@ def in_memory(data: Dataset, progress: Callable[[int, int], None] | None = None)
                     f"{' x '.join(map(str, images[0].shape[-2:]))}; cut all to one size: Pairs(items, size=...)."
                 )
             if image.dtype != torch.uint8:
-                if not (image.min() > -0.001 and image.max() < 1.001):  # as bytes they would start anew at 256
+                if not (image.min() > -0.001 and image.max() < 1.001):  # 256 would be 0
                     raise ValueError(
                         f"item {len(images)} has values from {image.min():g} to {image.max():g}; give floats in [0, 1] or "
                         "bytes."
