@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.compiler import is_dynamo_compiling
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def transforming(*tensors: Tensor) -> bool:
     """
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:  # torch.compile follows both
         return True
+    if is_dynamo_compiling():  # it cannot trace the question below, and never meets such tensors
+        return False
     return bool(tensors) and any(torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)
 
 
