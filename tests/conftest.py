@@ -55,6 +55,17 @@ def generator():
     return torch.Generator().manual_seed(0)
 
 
+@pytest.fixture
+def one_thread():
+    """torch computes with one thread: renderings are measured and compared so."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tissue_data() -> Path:
     """The folder with public tissue data sets: $EQUIPATH_DATA, or shared/data beside the repository."""

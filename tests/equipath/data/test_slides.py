@@ -13,6 +13,8 @@ from equipath.data.slides import CLASSES, KINDS, MATERIALS, Grid, Slide, render,
 from equipath.data.slides.geometry import turn
 from equipath.data.slides.tissue import CLASS_OF
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LABELS = ("tissue", "nuclei", "tumour", "artefact", "material")
 
 
@@ -26,14 +28,6 @@ def busy(slide, skip=0):
     ground = slide.ground(around.reshape(-1, 2)).reshape(400, 5)
     x, y = points[np.nonzero(~np.isin(ground, EMPTY).any(1))[0][skip]]
     return float(x), float(y)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def close(a, b, mask=None, tolerance=2e-4):

@@ -16,15 +16,9 @@ from equipath.data.slides import CLASSES, KINDS, MATERIALS, Grid, Slide, native,
 from equipath.data.slides.noise import sample
 from equipath.data.wsi import write_slide
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LABELS = ("tissue", "nuclei", "tumour", "artefact", "material")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

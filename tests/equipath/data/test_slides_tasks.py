@@ -11,15 +11,9 @@ from equipath.data import load
 from equipath.data.items import IGNORE, read_folder, write_folder
 from equipath.data.slides import MATERIALS, TASKS, TexturePatches, TumourPatches
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"patients": 4, "per_patient": 6, "size": 48}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def same(a, b):
