@@ -584,19 +584,21 @@ def _main_table(arms: Arms, data: str, size: str) -> Table:
 
 
 def _silent(arms: Arms) -> list[str]:
-    """Which networks have features that are zero, for which eq. 10 says nothing."""
+    """Which networks have features that are zero, or nearly, for which eq. 10 says nothing."""
     shares = {
         arm: 100 * float(np.mean([np.mean(run["metrics"].get("silent", 0)) for run in runs]))
         for arm, runs in arms
     }
     words = [f"{arm} {share:.1f} %" for arm, share in shares.items() if share > 0]
-    if not words:
-        return []
-    text = (
-        "E_err divides by the size of the features. Where a scale of a picture has none but zeros it is left out: "
-        f"{', '.join(words)} of all scales and pictures."
-    )
     large = [arm for arm, runs in arms if np.mean([run["metrics"]["mean_error"] or 0 for run in runs]) > 2]
+    if not (words or large):
+        return []
+    text = "E_err divides by the size of the features."
+    if words:
+        text += (
+            f" Where a scale of a picture has none but zeros it is left out: {', '.join(words)} of all scales and "
+            "pictures."
+        )
     if large:
         text += (
             f" Where features are nearly zero the ratio is huge. So the mean of {' and '.join(large)}, above the 2 of "

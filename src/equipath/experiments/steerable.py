@@ -417,14 +417,17 @@ def _square(by: dict[Any, list[dict[str, Any]]], on: str) -> Table:
                 cell(some, "mean_angle_error"), paper,
             ])  # fmt: skip
     floor = cell([run for runs in by.values() for run in runs][:1], "mean_label_error")
-    extra = (
-        f" Resampling alone costs {floor} between them, measured on the true masks." if floor != "–" else ""
+    between = (
+        ", between them at 15° to 75° with pictures rendered again. Resampling alone costs "
+        f"{floor} between them, measured on the true masks."
+        if floor != "–"
+        else "; between them photographs cannot be turned without resampling."
     )
     return Table(
         ("network", "weights", "Dice", "loss", "error on the grid", "error between", "slides: Dice / loss"), rows,
         f"Equivariance and augmentation ({on}). Errors are eq. 10 of the SEUNet paper for the probabilities: on the "
-        f"grid at the seven roto-reflections, between them at 15° to 75° with pictures rendered again.{extra} The "
-        "last column has the numbers of the slides, on OCELOT {cite}`liem2025`.",
+        f"grid at the seven roto-reflections{between} The last column has the numbers of the slides, on OCELOT "
+        "{cite}`liem2025`.",
     )  # fmt: skip
 
 
