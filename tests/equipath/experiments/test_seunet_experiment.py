@@ -168,6 +168,10 @@ def test_seeds_that_differ_more_than_the_settings_of_sigma_tell_no_order():
     assert "SESN 25.0 % of all scales" in text
     assert "the mean of SESN, above the 2" in text
     assert seunet._silent([arm("CNN", 0.1)]) == []
+    # Hardly any features, but no zeros: nothing is left out, and the huge mean is explained all the same.
+    (text,) = seunet._silent([("SESN", [{"metrics": {"silent": [0.0], "mean_error": 65.0}}])])
+    assert "left out" not in text
+    assert "SESN" in text
     assert "apart" not in seunet._sigma_text([arm("SEUNet", 0.4), arm("SEUNet, free σ", 0.4)])[0]
     free = arm("SEUNet, free σ", 0.4)
     free[1][0]["metrics"]["sigma"][1] = [0.9, 0.1]
