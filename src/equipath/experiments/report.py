@@ -66,7 +66,7 @@ def page(folder: Path | None = None) -> tuple[str, dict[str, Any]]:
                 figures[file] = part.figure
                 parts.append(_picture(part, file))
             else:
-                parts.append(_table(part) if isinstance(part, Table) else f"{part.strip()}\n")
+                parts.append(_table(part) if isinstance(part, Table) else _paragraph(part))
     parts.append(_runs(every))
     return "\n".join(parts), figures
 
@@ -113,6 +113,11 @@ def png(figure: Any) -> bytes:
     store = io.BytesIO()
     figure.savefig(store, format="png", dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.08)
     return store.getvalue()
+
+
+def _paragraph(part: str) -> str:
+    # A network's + at the start of a sentence is no bullet of a list.
+    return re.sub(r"^([-+*]) ", r"\\\1 ", part.strip()) + "\n"
 
 
 def _picture(part: Picture, file: str) -> str:

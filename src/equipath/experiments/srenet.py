@@ -550,7 +550,7 @@ def _checks(models: list[tuple[str, list[dict[str, Any]]]], target: str, on: str
         rows,
         f"The checks that the paper names, on {on}. Direction of stripes: how often a linear classifier reads it "
         "from features averaged over the picture (chance: 0.5); what symmetry discards. A single SRE layer on a "
-        f"white square on black, turned by 90°, 180° and 270°, is off by {square:.0e} at most.",
+        f"white square on black, turned by 90°, 180° and 270°, is off by {square:.1g} at most.",
     )  # fmt: skip
 
 

@@ -122,7 +122,8 @@ def experiment(monkeypatch, tmp_path):
         figure = Figure()
         figure.subplots().plot([run["metrics"]["dice"] for run in runs])
         table = Table(("network", "Dice"), [["p4m", cell(runs, "dice")]], "Dice beside {cite}`linmans2018`.")
-        return ["A paragraph.", table, Picture("dice", figure, "A  line\nthat rises.", "Dice by seed.")]
+        picture = Picture("dice", figure, "A  line\nthat rises.", "Dice by seed.")
+        return ["A paragraph.", table, picture, "+ marks augmented networks."]
 
     module.report = parts
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -140,6 +141,7 @@ def test_the_page_holds_what_the_reports_give_in_order(experiment, tmp_path):
         "## Fewer labels\n\nA paragraph.\n",
         ":::{table} Dice beside {cite}`linmans2018`.\n\n| network | Dice |\n| --- | ---: |\n| p4m | 0.750 ± 0.071 |\n:::",
         "```{figure} images/results/gunet-dice.png\n:alt: A line that rises.\n:width: 100%\n\nDice by seed.\n```",
+        "\n\\+ marks augmented networks.\n",  # no list
         "| gunet | ebhi | small | 2 | 2 | 3 | a box |",
     ]
     assert sorted(places, key=text.index) == places
