@@ -354,7 +354,7 @@ def run_(
     fraction: Annotated[
         list[float] | None,
         typer.Option(
-            min=0, max=1, help="gunet, pcam: only this part of the training set; may be given several times."
+            min=0, max=1, help="gunet, pcam, steerable: only this part of the training set; may be given several times."
         ),
     ] = None,
     folder: Annotated[

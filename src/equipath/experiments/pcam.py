@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from equipath.data import load
 from equipath.data.slides import Grid, Slide, render_batch
 from equipath.equivariance import Rotation
-from equipath.experiments.results import Picture, Table, cell, grouped, mean_sd
+from equipath.experiments.results import Picture, Table, cell, grouped, mean_sd, want_of_steps
 from equipath.experiments.runs import Runs
 from equipath.metrics import (
     SlideFindings,
@@ -601,17 +601,11 @@ def _longer(whole: dict[Any, list[dict[str, Any]]], on: str) -> list[str | Table
         ("network", "patches seen", "NLL, training", "NLL, validation", "NLL, test", "AUC"), rows,
         f"Three times as many steps ({on.rsplit(',', 1)[0]}, seed {chosen}).",
     )  # fmt: skip
-    text = (
+    return [
+        table,
         f"Against DenseNet+, P4M-DenseNet's NLL on validation patches is {gaps[0]:+.3f} after the short training and "
-        f"{gaps[1]:+.3f} after the long one"
-    )
-    if gaps[0] <= 0:
-        return [table, f"{text}."]
-    if gaps[1] <= 0:
-        return [table, f"{text}: it was behind for want of steps."]
-    if gaps[1] < gaps[0] / 2:
-        return [table, f"{text}: more than half of what it lacked was steps."]
-    return [table, f"{text}: it does not lack steps alone."]
+        f"{gaps[1]:+.3f} after the long one{want_of_steps(*gaps)}.",
+    ]
 
 
 def _rise(runs: Sequence[dict[str, Any]]) -> float:

@@ -24,7 +24,18 @@ from torch import Tensor
 
 from equipath.train import TrainingError, device_name
 
-__all__ = ["Picture", "Table", "cell", "flat", "grouped", "load", "mean_sd", "results_folder", "save"]
+__all__ = [
+    "Picture",
+    "Table",
+    "cell",
+    "flat",
+    "grouped",
+    "load",
+    "mean_sd",
+    "results_folder",
+    "save",
+    "want_of_steps",
+]
 
 FIELDS = ("experiment", "data", "size", "config", "seed", "versions", "seconds", "device", "metrics")
 SIZES = ("small", "paper")
@@ -177,6 +188,19 @@ def mean_sd(values: Iterable[float | None], digits: int = 3, scale: float = 1.0)
 def cell(runs: Iterable[dict[str, Any]], metric: str, digits: int = 3, scale: float = 1.0) -> str:
     """`mean_sd` of one metric over runs that differ in their seed alone; `scale=100` gives percent."""
     return mean_sd((run["metrics"].get(metric) for run in runs), digits, scale)
+
+
+def want_of_steps(short: float, long: float) -> str:
+    """What the gaps to another network (positive: behind) after a short and a long training say, as the end of a
+    sentence: "" for a network that was not behind.
+    """
+    if short <= 0:
+        return ""
+    if long <= 0:
+        return ": it was behind for want of steps"
+    if long < short / 2:
+        return ": more than half of what it lacked was steps"
+    return ": it does not lack steps alone"
 
 
 def flat(metrics: dict[str, Any], start: str = "") -> dict[str, Any]:

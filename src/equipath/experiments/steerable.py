@@ -25,9 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equipath.data import load
+from equipath.data.items import nested
 from equipath.data.slides.tasks import TissueTypes
 from equipath.equivariance import Rotation, RotoReflection, equivariance_error
-from equipath.experiments.results import Picture, Table, cell, grouped, mean_sd
+from equipath.experiments.results import Picture, Table, cell, grouped, mean_sd, want_of_steps
 from equipath.experiments.runs import Runs
 from equipath.losses import dice_cross_entropy
 from equipath.metrics import dice_score
@@ -39,6 +40,8 @@ NAME = "steerable"
 TITLE = "Steerable U-Net: equivariance and augmentation"
 ARMS = ("U-Net", "U-Net+", "steerable U-Net", "steerable U-Net+")
 """+ is trained on roto-reflected pictures."""
+LONG = tuple(f"{arm} long" for arm in ARMS)
+"""Three times as many epochs: is a network behind for want of steps? Only made when asked for."""
 PAIR_ARMS = (
     "U-Net", "U-Net with context", "U-Net narrow",
     "steerable U-Net", "steerable U-Net with context", "steerable U-Net narrow",
@@ -269,6 +272,17 @@ def measure(net: nn.Module, images: Tensor, masks: Tensor, classes: int) -> dict
     }
 
 
+def fitted(
+    net: nn.Module, name: str, pairs: tuple[Tensor, Tensor], classes: int, most: int = 96
+) -> dict[str, float]:
+    """``NAME_dice`` and ``NAME_loss`` on up to ``most`` pictures that are spread over a set: what a network made of
+    the pictures that it was trained or chosen on, as they are.
+    """
+    some = torch.linspace(0, len(pairs[0]) - 1, min(most, len(pairs[0]))).round().long()
+    found = measure(net, pairs[0][some], pairs[1][some], classes)
+    return {f"{name}_{measured}": found[measured] for measured in ("dice", "loss")}
+
+
 def answers(net: nn.Module) -> Any:
     """The network's probabilities, as a function that says how they move."""
 
@@ -331,6 +345,7 @@ def run(
     *,
     root: str | Path | None = None,
     arms: Sequence[str] | None = None,
+    fractions: Sequence[float] = (1.0,),
     settings: Settings | None = None,
     results: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -342,19 +357,22 @@ def run(
         size: "small" (minutes on two cores) or "paper".
         folder: checkpoints of the training, one folder an arm: a run that was stopped goes on there.
         root: folder of the data sets.
-        arms: some of ``ARMS``, or of ``PAIR_ARMS``.
+        arms: some of ``ARMS`` and ``LONG``, or of ``PAIR_ARMS``.
+        fractions: of EBHI's training pictures, whole patients; every training has the same number of steps.
         settings: in place of those of ``size``.
         results: where the JSONs go; `book/results` by default.
 
     Returns:
-        {arm: metrics}.
+        {arm: metrics}, {"arm, percent": metrics} for a part of the pictures.
     """
     pair = data in ("pairs", "ocelot")
     known = PAIR_ARMS if pair else ARMS
     runs = Runs(NAME, data, size, seed, folder, progress, results)
-    runs.check(DATA, arms or (), known)
+    runs.check(DATA, arms or (), known if pair else (*ARMS, *LONG))
+    if data != "ebhi" and set(fractions) != {1}:
+        raise ValueError(f"steerable cuts EBHI's training pictures alone; leave the fractions out on {data}.")
     settings = settings or SETTINGS[size][data]
-    *train, names = pictures(data, "train", settings, seed, root)
+    images, masks, names = pictures(data, "train", settings, seed, root)
     validation = pictures(data, "val", settings, root=root)[:2]
     test = pictures(data, "test", settings, root=root)[:2]
     chosen = torch.linspace(0, len(test[0]) - 1, min(settings.pictures, len(test[0]))).round().long()
@@ -365,19 +383,30 @@ def run(
             images, masks, _ = pictures(data, "test", settings, root=root, angle=angle)
             turned.append((images[chosen], masks[chosen]))
 
-    def test_once(net: nn.Module) -> dict[str, Any]:
-        metrics = measure(net, *test, len(names)) | {"grid_error": grid_error(net, test[0][chosen])}
-        return metrics | angle_errors(net, turned, len(names)) if turned else metrics
-
     out = {}
-    for arm in arms or known:
-        config = asdict(settings) | {"model": arm, "pictures_of_training": len(train[0])}
-        out[arm] = runs.one(
-            network(arm, len(names), settings, seed, pair), (train[0], train[1]), validation, config, test_once,
-            loss=pair_loss if pair else dice_cross_entropy, score=pair_score if pair else None, classes=len(names),
-            schedule=settings.schedule, patience=settings.patience,
-            augment=roto_reflections if arm.endswith("+") or pair else None,
-        )  # fmt: skip
+    for fraction in fractions:
+        train = images, masks
+        if fraction != 1:
+            patients = load(data, "tissue", "train", root=root).patients  # type: ignore[attr-defined]
+            kept = nested(patients, fraction, seed)
+            train = images[kept], masks[kept]
+
+        def test_once(net: nn.Module, train: tuple[Tensor, Tensor] = train) -> dict[str, Any]:
+            metrics = measure(net, *test, len(names)) | {"grid_error": grid_error(net, test[0][chosen])}
+            metrics |= fitted(net, "training", train, len(names))
+            metrics |= fitted(net, "validation", validation, len(names))
+            return metrics | angle_errors(net, turned, len(names)) if turned else metrics
+
+        for arm in arms or known:
+            config = asdict(settings) | {"model": arm, "pictures_of_training": len(train[0])}
+            config["epochs"] *= 3 if arm in LONG else 1
+            config |= {} if fraction == 1 else {"fraction": fraction}
+            out[arm if fraction == 1 else f"{arm}, {100 * fraction:g} %"] = runs.one(
+                network(arm, len(names), settings, seed, pair), train, validation, config, test_once,
+                loss=pair_loss if pair else dice_cross_entropy, score=pair_score if pair else None,
+                classes=len(names), schedule=settings.schedule, patience=settings.patience,
+                augment=roto_reflections if "+" in arm or pair else None,
+            )  # fmt: skip
     return out
 
 
@@ -394,11 +423,14 @@ def report(results: Sequence[dict[str, Any]]) -> list[str | Table | Picture]:
     for (data, size), runs in grouped(results, "data", "size").items():
         seeds = len({run["seed"] for run in runs})
         on = f"{data}, size {size}, {seeds} seed{'s' * (seeds > 1)}"
-        by = grouped(runs, "model")
+        by = grouped([run for run in runs if run["config"].get("fraction", 1) == 1], "model")
         if data in ("pairs", "ocelot"):
             parts += [_pair_table(by, on), *_context(by)]
             continue
-        parts.append(_square(by, on))
+        if any((arm,) in by for arm in ARMS):
+            parts.append(_square(by, on))
+        parts += _longer(by, data, size)
+        parts += _fewer(runs, data, size)
         if data == "slides":
             parts += [_by_class(by, on), _angles(by, data, size, on)]
     return parts
@@ -429,6 +461,96 @@ def _square(by: dict[Any, list[dict[str, Any]]], on: str) -> Table:
         f"grid at the seven roto-reflections{between} The last column has the numbers of the slides, on OCELOT "
         "{cite}`liem2025`.",
     )  # fmt: skip
+
+
+def _longer(by: dict[Any, list[dict[str, Any]]], data: str, size: str) -> list[str | Table]:
+    """What three times as many steps change, on the seeds that both trainings of a network have."""
+    rows: list[list[str]] = []
+    gaps: dict[str, list[float]] = {}
+    seeds = set.union(set(), *({run["seed"] for run in by[(arm,)]} for arm in LONG if (arm,) in by))
+    for arm in ARMS:
+        pair = [
+            [run for run in by.get((f"{arm}{end}",), []) if run["seed"] in seeds] for end in ("", " long")
+        ]
+        if not all(pair) or any("training_loss" not in run["metrics"] for some in pair for run in some):
+            continue
+        for end, some in zip(("", " long"), pair, strict=True):
+            names = ("training_loss", "validation_loss", "loss", "training_dice", "dice")
+            rows.append([f"{arm}{end}", *(cell(some, name) for name in names)])
+        gaps[arm] = [float(np.mean([run["metrics"]["validation_loss"] for run in some])) for some in pair]
+    if not rows:
+        return []
+    words = []
+    for plain, ours in (("U-Net", "steerable U-Net"), ("U-Net+", "steerable U-Net+")):
+        if plain in gaps and ours in gaps:
+            short, long = (b - a for a, b in zip(gaps[plain], gaps[ours], strict=True))
+            words.append(
+                f"Against {plain}, {ours}'s loss on validation pictures is {short:+.3f} after the short training and "
+                f"{long:+.3f} after the long one{want_of_steps(short, long)}."
+            )
+    return [
+        Table(
+            ("network", "loss, training", "loss, validation", "loss, test", "Dice, training", "Dice, test"), rows,
+            f"Three times as many steps ({data}, size {size}, {len(seeds)} seed{'s' * (len(seeds) > 1)}); up to 96 of the "
+            "training and validation pictures, as they are.",
+        ),
+        *([" ".join(words)] if words else []),
+    ]  # fmt: skip
+
+
+def _fewer(runs: Sequence[dict[str, Any]], data: str, size: str) -> list[str | Table]:
+    """The same test after training on fewer patients, and which of plain+ and steerable is ahead where."""
+    shares = sorted({run["config"].get("fraction", 1) for run in runs}, reverse=True)
+    if len(shares) == 1:
+        return []
+    by = {
+        (arm, share): [
+            run for run in runs if (run["config"]["model"], run["config"].get("fraction", 1)) == (arm, share)
+        ]
+        for arm in (*ARMS, *LONG)
+        for share in shares
+    }
+    arms = [arm for arm in (*ARMS, *LONG) if all(by[arm, share] for share in shares)]
+    seeds = {share: {run["seed"] for arm in arms for run in by[arm, share]} for share in shares}
+    common = set.intersection(*seeds.values())
+    few = {key: [run for run in some if run["seed"] in common] for key, some in by.items()}
+    if not arms or not all(few[arm, share] for arm in arms for share in shares):
+        return []
+    counts = [few[arms[0], share][0]["config"]["pictures_of_training"] for share in shares]
+    rows = [
+        [
+            arm,
+            *(cell(few[arm, share], "dice") for share in shares),
+            *(cell(few[arm, share], "training_dice") for share in shares),
+            *(cell(few[arm, share], "loss") for share in shares),
+        ]
+        for arm in arms
+    ]
+    header = [f"{what}, {count}" for what in ("Dice", "Dice, training", "loss") for count in counts]
+    return [
+        Table(
+            ("network", *header), rows,
+            f"The same test after training on fewer pictures, whole patients ({data}, size {size}, {len(common)} "
+            f"seed{'s' * (len(common) > 1)}): {', '.join(map(str, counts))} of them. The number of steps is the same.",
+        ),
+        *_lost(few, arms, shares, counts),
+    ]  # fmt: skip
+
+
+def _lost(few: dict[Any, Any], arms: list[str], shares: list[float], counts: list[int]) -> list[str]:
+    """Who is ahead on all pictures and on the fewest, and what each network loses between them."""
+
+    def dice(arm: str, share: float) -> float:
+        return float(np.mean([run["metrics"]["dice"] for run in few[arm, share]]))
+
+    most, least = shares[0], shares[-1]
+    best = [max(arms, key=lambda arm: dice(arm, share)) for share in (most, least)]
+    lost = {arm: dice(arm, most) - dice(arm, least) for arm in arms}
+    return [
+        f"From {counts[0]} pictures to {counts[-1]} Dice falls by "
+        f"{', '.join(f'{loss:.3f} ({arm})' for arm, loss in lost.items())}. The best is {best[0]} on {counts[0]}, "
+        f"{best[1]} on {counts[-1]}; the least is lost by {min(lost, key=lambda arm: lost[arm])}."
+    ]
 
 
 def _by_class(by: dict[Any, list[dict[str, Any]]], on: str) -> Table:

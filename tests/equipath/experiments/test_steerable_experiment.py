@@ -144,6 +144,88 @@ def test_a_network_that_knows_the_truth_has_the_error_of_the_masks():
     assert one["dice_of_class"] == [1] * 5
 
 
+def of_ebhi(arm, seed=0, fraction=None, **metrics):
+    """A kept result on EBHI, as the page reads it."""
+    config = asdict(SMALL) | {"model": arm, "parameters": 8000, "pictures_of_training": 296}
+    if fraction is not None:
+        config |= {"fraction": fraction, "pictures_of_training": round(296 * fraction)}
+    metrics = (
+        dict(dice=0.7, loss=0.9, grid_error=0.1, training_dice=0.8, training_loss=0.7, validation_loss=0.8)
+        | metrics
+    )
+    return {"data": "ebhi", "size": "small", "seed": seed, "config": config, "metrics": metrics}
+
+
+def test_parts_of_the_training_set_are_whole_patients_and_long_is_three_times(tmp_path, monkeypatch):
+    patients = [f"p{k // 4}" for k in range(16)]
+    images = torch.randint(
+        256, (16, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    masks = (images[:, 0] > 128).long()
+    monkeypatch.setattr(steerable, "pictures", lambda *_, **__: (images, masks, ("background", "gland")))
+    monkeypatch.setattr(steerable, "load", lambda *_, **__: type("Set", (), {"patients": patients}))
+    arms = ("U-Net", "U-Net+ long")
+    options = dict(arms=arms, progress=False, settings=TINY, results=tmp_path)
+    found = run("ebhi", fractions=(1.0, 0.25), **options)
+    assert list(found) == ["U-Net", "U-Net+ long", "U-Net, 25 %", "U-Net+ long, 25 %"]
+    runs = results.load("steerable", folder=tmp_path)
+    told = sorted((r["config"]["pictures_of_training"], r["config"]["epochs"]) for r in runs)
+    assert told == [(4, 1), (4, 3), (16, 1), (16, 3)]
+    assert {r["config"].get("fraction") for r in runs} == {None, 0.25}  # all: the same config as ever
+    assert all(0 <= r["metrics"][f"{name}_dice"] <= 1 for r in runs for name in ("training", "validation"))
+    with pytest.raises(ValueError, match="leave the fractions out on slides"):
+        run("slides", fractions=(0.5,), **options)
+    parts = report(runs)
+    assert any("From 16 pictures to 4 Dice falls by" in part for part in parts if isinstance(part, str))
+
+
+def test_the_page_says_who_is_ahead_on_few_pictures():
+    runs = [
+        of_ebhi(arm, seed, fraction, dice=dice)
+        for arm, fraction, dice in (
+            ("U-Net+", None, 0.8), ("U-Net+", 0.125, 0.5),
+            ("steerable U-Net", None, 0.75), ("steerable U-Net", 0.125, 0.7),
+        )
+        for seed in (0, 1)
+    ]  # fmt: skip
+    few = next(part for part in report(runs) if isinstance(part, results.Table) and "fewer" in part.caption)
+    assert [row[1:3] for row in few.rows] == [
+        ["0.800 ± 0.000", "0.500 ± 0.000"],
+        ["0.750 ± 0.000", "0.700 ± 0.000"],
+    ]
+    (text,) = (part for part in report(runs) if isinstance(part, str) and part.startswith("From"))
+    assert text == (
+        "From 296 pictures to 37 Dice falls by 0.300 (U-Net+), 0.050 (steerable U-Net). The best is U-Net+ on 296, "
+        "steerable U-Net on 37; the least is lost by steerable U-Net."
+    )
+    # A seed that only one fraction has is left out, not mixed in.
+    lonely = [*runs, of_ebhi("U-Net+", 2, dice=0.1), of_ebhi("steerable U-Net", 2, dice=0.1)]
+    assert text in report(lonely)
+
+
+def test_the_page_says_what_more_steps_change():
+    short = [of_ebhi("U-Net+"), of_ebhi("steerable U-Net+", validation_loss=0.9)]
+    for long, words in (
+        (0.6, "-0.100 after the long one: it was behind for want of steps."),
+        (0.79, "does not lack steps alone"),
+    ):
+        runs = [
+            *short,
+            of_ebhi("U-Net+ long", validation_loss=0.7),
+            of_ebhi("steerable U-Net+ long", validation_loss=long),
+        ]
+        assert any(words in part for part in report(runs) if isinstance(part, str))
+        tables = [part for part in report(runs) if isinstance(part, results.Table)]
+        assert [row[0] for row in tables[1].rows] == [
+            "U-Net+",
+            "U-Net+ long",
+            "steerable U-Net+",
+            "steerable U-Net+ long",
+        ]
+        assert len(tables[0].rows) == 2  # the long ones stand in no other table
+    assert len(report(short)) == 2
+
+
 def test_marked_places_are_where_the_small_field_lies():
     x, masks, names = pictures("pairs", "val", TINY)
     side, small_side = TINY.side, TINY.side // RATIO
@@ -158,6 +240,8 @@ def test_marked_places_are_where_the_small_field_lies():
         assert (inside - small).abs().mean() < 0.12  # the same tissue, rendered at another size
     with pytest.raises(ValueError, match="known are U-Net"):
         run("pairs", arms=("U-Net+",))
+    with pytest.raises(ValueError, match="known are U-Net"):
+        run("pairs", arms=("U-Net long",))
 
 
 @pytest.mark.slow
