@@ -462,6 +462,7 @@ def segment_(
                 bar.update(done - bar.pos)
 
             if cluster is not None:
+                left_out: list[str] = []
                 rows = cluster_folder(
                     network,
                     picture,
@@ -471,6 +472,7 @@ def segment_(
                     everywhere=everywhere,
                     device=device,
                     progress=step,
+                    left_out=left_out.append,
                 )
             else:
                 made = segment(
@@ -480,6 +482,10 @@ def segment_(
                 )  # fmt: skip
     if cluster is not None:
         typer.echo(f"{out}: {len(rows)} pictures in {cluster} clusters; shares in {out / 'clusters.csv'}")
+        for sentence in left_out:
+            typer.echo(f"equipath: {sentence}", err=True)
+        if left_out:
+            raise typer.Exit(1)
         return
     for name, share in made.shares.items():
         typer.echo(f"{name:<24} {100 * share:5.1f} % of the tissue")

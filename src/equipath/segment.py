@@ -18,7 +18,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -691,6 +692,7 @@ def cluster_folder(
     everywhere: bool = False,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
+    left_out: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Group the tissue of a folder of cores into k clusters of a network's features, the same for all of them.
 
@@ -704,13 +706,14 @@ def cluster_folder(
         side: to which a picture's longer side is resized (the paper: 512).
         everywhere: cluster glass too, and paint nothing black.
         progress: called with (pictures done, pictures in all).
+        left_out: called with a sentence for each picture that cannot be read; the others go on. A warning by default.
 
     Returns:
         One row a picture: name, size, share of each cluster.
 
     Raises:
-        DataError: no folder, no or damaged pictures, two of one name, results that are there already or cannot be
-            written.
+        DataError: no folder, no pictures or none that can be read, two of one name, results that are there already
+            or cannot be written.
         ValueError: a network without layers to cluster, or numbers that cannot be.
     """
     from equipath.cluster import TissueClusters, paint_background
@@ -749,9 +752,33 @@ def cluster_folder(
         image = torch.from_numpy(pixels.copy()).to(run_on).movedim(-1, 0).float() / 255
         return pixels, image if everywhere else paint_background(image)
 
-    # The 2000 vectors come from at most 100 pictures, which memory holds at once.
-    some = files[:: math.ceil(len(files) / 100)]
-    found = TissueClusters.fit(model, (read(path)[1] for path in some), k, layer=layer, seed=seed)
+    unreadable: set[Path] = set()
+
+    def read_if_possible(path: Path) -> tuple[np.ndarray, Tensor] | None:
+        if path in unreadable:
+            return None
+        try:
+            return read(path)
+        except DataError as error:
+            unreadable.add(path)
+            if len(unreadable) == len(files):
+                raise DataError(
+                    f"none of the {len(files)} pictures in {folder} can be read: {error}"
+                ) from error
+            say = f"{path.name} is left out: {error}"
+            left_out(say) if left_out else warnings.warn(say, stacklevel=3)
+            return None
+
+    def spread() -> Iterator[Tensor]:
+        """The 2000 vectors come from at most 100 pictures, which memory holds at once."""
+        step = math.ceil(len(files) / 100)
+        for start in range(0, len(files), step):
+            for path in files[start : start + step]:
+                if (both := read_if_possible(path)) is not None:
+                    yield both[1]
+                    break
+
+    found = TissueClusters.fit(model, spread(), k, layer=layer, seed=seed)
     names = [f"cluster {c + 1}" for c in range(k)]
     palette = np.full((256, 3), 255, np.uint8)
     palette[:k] = [_rgb(c + 1) for c in range(k)]
@@ -759,7 +786,9 @@ def cluster_folder(
     try:
         out.mkdir(parents=True, exist_ok=True)
         for path in files:
-            pixels, painted = read(path)
+            if (both := read_if_possible(path)) is None:
+                continue
+            pixels, painted = both
             small = found.predict(painted).cpu().numpy()
             small = np.where(small == IGNORE, OUTSIDE, small).astype(np.uint8)
             high, wide = pixels.shape[:2]
@@ -777,7 +806,7 @@ def cluster_folder(
                 | {n: round(float(c / max(seen.sum(), 1)), 4) for n, c in zip(names, seen, strict=True)}
             )
             if progress:
-                progress(len(rows), len(files))
+                progress(len(rows), len(files) - len(unreadable))
         part = out / "clusters.csv.part"
         with part.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))

@@ -480,6 +480,74 @@ def test_cores_are_clustered_alike(tmp_path):
         cluster_folder(unet(), cores, tmp_path / "out3", 2)
 
 
+def test_an_unreadable_core_is_left_out_and_said(tmp_path):
+    class Colours(nn.Module):
+        stages = (1,)
+
+        def features(self, x, layer):
+            return nn.functional.avg_pool2d(x, 4)
+
+    cores = tmp_path / "cores"
+    cores.mkdir()
+    pixels = np.random.default_rng(0).integers(60, 200, (32, 32, 3)).astype(np.uint8)
+    for k in range(4):
+        Image.fromarray(np.roll(pixels, k, 0)).save(cores / f"core{k}.png")
+    whole = (cores / "core0.png").read_bytes()
+    (cores / "core0.png").write_bytes(whole[: len(whole) // 2])
+    (cores / "core2.png").write_text("no picture")
+    said: list[str] = []
+    rows = cluster_folder(Colours(), cores, tmp_path / "out", 2, side=32, left_out=said.append)
+    assert [row["name"] for row in rows] == ["core1.png", "core3.png"]
+    assert [line.split(":")[0] for line in said] == ["core0.png is left out", "core2.png is left out"]
+    table = (tmp_path / "out" / "clusters.csv").read_text()
+    assert table.count("\n") == 3
+    with pytest.warns(UserWarning, match="core[02].png is left out"):
+        cluster_folder(Colours(), cores, tmp_path / "warned", 2, side=32)
+    # What is left out does not change the others' clusters.
+    for name in ("core0.png", "core2.png"):
+        (cores / name).unlink()
+    cluster_folder(Colours(), cores, tmp_path / "without", 2, side=32)
+    assert (tmp_path / "without" / "clusters.csv").read_text() == table
+    (cores / "core1.png").write_bytes(whole[:40])
+    (cores / "core3.png").write_bytes(whole[:40])
+    with pytest.raises(DataError, match="none of the 2 pictures"):
+        cluster_folder(Colours(), cores, tmp_path / "none", 2, side=32, left_out=said.append)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_command_says_which_core_is_unreadable_and_ends_with_1(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from equipath import cli
+    from equipath.models.resnet import ResNet18
+
+    monkeypatch.setattr(cli, "_network", lambda _: (ResNet18(3, 2, 2, pad_to_valid=True), ("a", "b"), None))
+    cores = tmp_path / "cores"
+    cores.mkdir()
+    pixels = np.random.default_rng(0).integers(60, 200, (64, 64, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(cores / "sound.png")
+    (cores / "torn.png").write_bytes((cores / "sound.png").read_bytes()[:500])
+    order = [
+        "segment",
+        cores,
+        "--model",
+        "any",
+        "--cluster",
+        2,
+        "--layer",
+        1,
+        "--out",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+    ]
+    done = CliRunner().invoke(cli.app, [str(word) for word in order])
+    assert done.exit_code == 1
+    assert "1 pictures in 2 clusters" in done.output
+    assert [line for line in done.output.splitlines() if "torn.png is left out" in line]
+    assert (tmp_path / "out" / "sound.clusters.png").exists()
+
+
 def test_every_label_has_its_own_colour():
     assert len({room._rgb(k) for k in range(OUTSIDE)} - {(255, 255, 255)}) == OUTSIDE
 
