@@ -419,6 +419,7 @@ class _Shader:
         self.sharp = each(1.0 / np.sqrt(scene.soft**2 + 1.0))
         self.steep = {w: each(6.0 / np.sqrt(scene.soft**2 + w**2)) for w in set(MERGE.tolist())}
         fine, micro, self.line, self.kept = fade(7.0), fade(2.2), each(fade(4.0)), each(fade(14.0))
+        micro = micro * np.array([s.stain.grain for s in scene.slides])
         self.fine = torch.stack([each(fine), each(0.35 * fine)])  # (2, B, 1): grain, and chromatin
         self.micro = each(micro) if micro.max() > 0 else None
         columns = [*range(7), *[7] * scene.dab, *[8, 9, 10] * bool(scene.coarse.max() > 0)]
