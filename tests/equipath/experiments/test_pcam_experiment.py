@@ -5,6 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from equipath.experiments import pcam, results
 from equipath.experiments.pcam import (
@@ -157,9 +158,9 @@ def test_fractions_are_for_the_networks_that_are_compared(tmp_path, monkeypatch)
 def test_the_page_says_where_a_network_is_behind():
     """At training already, or on other patients only: told from the numbers, and only where they say so."""
 
-    def page(training, test, patches=8000, *others):
+    def page(training, test, patches=8000):
         runs = []
-        known = (("P4M-DenseNet", (training, test)), ("DenseNet+", (0.5, 0.52)), *others)
+        known = (("P4M-DenseNet", (training, test)), ("DenseNet+", (0.5, 0.52)))
         for arm, (here, there) in known:
             metrics = dict.fromkeys(("accuracy", "auc", "spread", "validation_nll"), 0.5)
             metrics |= {"auc_interval": [0.4, 0.6], "training_nll": here, "nll": there}
@@ -173,22 +174,85 @@ def test_the_page_says_where_a_network_is_behind():
     assert "changes by +0.030, DenseNet+'s by +0.020" in words
     assert "it has learned less" in words
     assert "no patch of 8,000 comes twice" in words
-    assert "number of fields" not in words
-    others = ("P4-DenseNet", (0.52, 0.6)), ("DenseNet", (0.49, 0.6))
-    words = page(0.53, 0.56, 8000, *others)[-1]
-    assert "with 3, 4, 8 of them a layer (P4M-DenseNet, P4-DenseNet, DenseNet)" in words
-    assert "the NLL on the training patches is 0.530, 0.520, 0.490." in words
-    assert "number of fields" not in page(0.515, 0.56, 8000, *others)[-1]
-    small = ("P4M-DenseNet M", (0.525, 0.6))
-    assert (
-        "M, with 1 a layer and fewer weights, stands at 0.525 there"
-        in page(0.53, 0.56, 8000, small, *others)[-1]
-    )
-    assert "fields are not all" not in page(0.521, 0.56, 8000, small, *others)[-1]
+    assert "a plain network of 3 channels a layer, averaged over the eight copies" in words
     words = page(0.48, 0.56, patches=125)[-1]
     assert "0.020 lower than DenseNet+'s on the training patches" in words
     assert "learned less" not in words
     assert "comes twice" not in words
+
+
+def test_the_variety_of_maps_is_told():
+    """One feature in every map counts as one; poses that differ share little, filters of full symmetry all."""
+    images = pictures(6)
+    plain = pcam.network("DenseNet", SMALL).eval()
+    free = pcam.variety(plain, images)
+    assert 1 < free["independent"] <= 48
+    with torch.no_grad():
+        for step in plain.steps:  # every map of a step is the mean of the maps before
+            step.transition[2].weight.fill_(1.0)
+    assert pcam.variety(plain, images)["independent"] == pytest.approx(1, abs=1e-3)
+    group = pcam.network("P4M-DenseNet", SMALL).eval()
+    assert 1 / 8 < pcam.variety(group, images)["alike"] < 0.95
+    with torch.no_grad():
+        for weight in group.parameters():
+            if weight.dim() == 5:  # all poses alike: the same number for every element and place
+                weight.copy_(weight.mean((2, 3, 4), keepdim=True).expand_as(weight))
+        group.stem.weight.copy_(group.stem.weight.mean((2, 3), keepdim=True).expand_as(group.stem.weight))
+    assert pcam.variety(group, images)["alike"] == pytest.approx(1, abs=1e-5)
+
+
+def test_p4m_contains_the_plain_network_averaged_over_eight_copies():
+    """Filters on the neutral element alone: each pose works for itself, and the mean over poses is the answer."""
+    plain = pcam.network("DenseNet", Settings(growths=(2,) * 6)).double().eval()
+    group = pcam.network("P4M-DenseNet", Settings(growths=(2,) * 6)).double().eval()
+    for module in plain.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        plain.train()(pictures(4).double())  # statistics with which the answers differ
+    plain.eval()
+    state = {}
+    for (name, mine), theirs in zip(group.state_dict().items(), plain.state_dict().values(), strict=True):
+        state[name] = theirs
+        if mine.dim() == 5:
+            state[name] = torch.zeros_like(mine)
+            state[name][:, :, 0] = theirs
+    group.load_state_dict(state)
+    x = pictures(2).double()
+    with torch.no_grad():
+        copies = torch.stack([plain(P4M.act(x, h)) for h in range(8)])
+        torch.testing.assert_close(group(x), copies.mean(0), rtol=0, atol=1e-12)
+    assert copies.std(0).min() > 1e-3  # the plain network itself is not invariant
+
+
+def test_the_page_says_what_the_rate_does():
+    def of(arm, lr, reached, seed=0, **more):
+        metrics = {
+            "training_nll": 0.3,
+            "validation_nll": reached,
+            "nll": 0.4,
+            "auc": 0.9,
+            "independent": 1.2,
+        } | more
+        config = asdict(SMALL) | {"model": arm, "fraction": 1.0, "lr": lr}
+        return {"data": "pcam", "size": "small", "seed": seed, "config": config, "metrics": metrics}
+
+    fast, slow = of("P4M-DenseNet", 0.01, 0.5, alike=0.99), of("P4M-DenseNet", SMALL.lr, 0.44, alike=0.5)
+    plain = [of("DenseNet+", 0.01, 0.46), of("DenseNet+", SMALL.lr, 0.45)]
+    other = of("P4M-DenseNet", SMALL.lr, 9.0, seed=1)
+    assert pcam._at_its_rate([fast, slow, *plain, other], "small") == [slow, other, plain[1]]
+    assert pcam._at_its_rate([fast, plain[1]], "small") == [fast, plain[1]]  # the only one there is
+    table, text = pcam._rates([fast, slow, other, *plain], "pcam", "small")
+    assert [row[1] for row in table.rows] == ["0.01", f"{SMALL.lr:g}"] * 2
+    assert [row[3] for row in table.rows] == ["0.500", "0.440", "0.460", "0.450"]
+    assert [row[6] for row in table.rows] == ["0.99", "0.50", "–", "–"]
+    assert (
+        "falls by 0.060 for P4M-DenseNet and by 0.010 for DenseNet+. P4M-DenseNet had the wrong rate" in text
+    )
+    worse = of("P4M-DenseNet", SMALL.lr, 0.6)
+    assert "wrong rate" not in pcam._rates([fast, worse, *plain], "pcam", "small")[1]
+    assert pcam._rates([slow, *plain], "pcam", "small") == []
+    assert pcam._rates([fast, other, *plain], "pcam", "small") == []
 
 
 def test_the_page_says_where_the_symmetry_pays():
