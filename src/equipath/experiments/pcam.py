@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from equipath.data import load
 from equipath.data.slides import Grid, Slide, render_batch
 from equipath.equivariance import Rotation
-from equipath.experiments.results import Picture, Table, cell, grouped, mean_sd, want_of_steps
+from equipath.experiments.results import Picture, Table, at_rate, cell, grouped, mean_sd, want_of_steps
 from equipath.experiments.runs import Runs
 from equipath.metrics import (
     SlideFindings,
@@ -483,14 +483,14 @@ def report(results: Sequence[dict[str, Any]]) -> list[str | Table | Picture]:
     for (data, size), runs in grouped(results, "data", "size").items():
         seeds = len({run["seed"] for run in runs})
         on = f"{data}, size {size}, {seeds} seed{'s' * (seeds > 1)}"
-        everything, runs = runs, _at_its_rate(runs, size)
+        everything, runs = runs, at_rate(runs, dict.fromkeys(ARMS + LONG, SETTINGS[size].lr))
         whole = grouped([run for run in runs if run["config"]["fraction"] == 1], "model")
         arms = [arm for arm in ARMS if (arm,) in whole]
         if data != "breakhis":
             parts.append(_patches(whole, arms, on))
             parts += _fitting(whole, arms, on)
             parts += _rates(everything, data, size)
-            parts += _longer(whole, on)
+            parts += _longer([run for run in everything if run["config"]["fraction"] == 1], on)
         lesser = grouped(runs, "model", "fraction")
         if len({run["config"]["fraction"] for run in runs}) > 1:
             parts += _fractions(lesser, data, size, on)
@@ -512,9 +512,9 @@ def _patches(whole: dict[Any, list[dict[str, Any]]], arms: list[str], on: str) -
     for arm in arms:
         some = whole[(arm,)]
         rows.append([
-            arm, f"{some[0]['config']['parameters'] / 1000:.1f}K", cell(some, "nll"), cell(some, "accuracy", 1, 100),
-            cell(some, "auc", 1, 100), _interval(some, "auc_interval", 1, 100), cell(some, "spread"),
-            " / ".join(map(str, PUBLISHED[arm])),
+            _named(arm, some, config), f"{some[0]['config']['parameters'] / 1000:.1f}K", cell(some, "nll"),
+            cell(some, "accuracy", 1, 100), cell(some, "auc", 1, 100), _interval(some, "auc_interval", 1, 100),
+            cell(some, "spread"), " / ".join(map(str, PUBLISHED[arm])),
         ])  # fmt: skip
     return Table(
         ("network", "weights", "NLL", "accuracy", "AUC", "95 % of AUC", "spread", "paper"), rows,
@@ -536,7 +536,8 @@ def _fitting(whole: dict[Any, list[dict[str, Any]]], arms: list[str], on: str) -
         config = whole[(arm,)][0]["config"]
         growth, poses = config["growths"][ARMS.index(arm)], {"P4M": 8, "P4-": 4}.get(arm[:3], 1)
         adds = f"{growth} channels" if poses == 1 else f"{growth} field{'s' * (growth > 1)} of {poses} maps"
-        rows.append([arm, adds, *(cell(whole[(arm,)], name) for name in names)])
+        called = _named(arm, whole[(arm,)], whole[(arms[0],)][0]["config"])
+        rows.append([called, adds, *(cell(whole[(arm,)], name) for name in names)])
     table = Table(
         ("network", "a layer adds", "NLL, training", "NLL, validation", "NLL, test"), rows,
         f"What the networks made of the patches that they were trained on, chosen on and tested on ({on}); 400 of the first two "
@@ -572,13 +573,10 @@ def _fitting(whole: dict[Any, list[dict[str, Any]]], arms: list[str], on: str) -
     return [table, text]
 
 
-def _at_its_rate(runs: Sequence[dict[str, Any]], size: str) -> list[dict[str, Any]]:
-    """Of networks that were trained at several rates the runs at the rate of the settings."""
-    kept = []
-    for some in grouped(runs, "model", "fraction").values():
-        chosen = [run for run in some if run["config"]["lr"] == SETTINGS[size].lr]
-        kept += chosen or some
-    return kept
+def _named(arm: str, runs: Sequence[dict[str, Any]], first: dict[str, Any]) -> str:
+    """The network's name, with its rate where that is not the rate of the table's first network."""
+    lr = runs[0]["config"]["lr"]
+    return arm if lr == first["lr"] else f"{arm}, rate {lr:g}"
 
 
 def _rates(runs: Sequence[dict[str, Any]], data: str, size: str) -> list[str | Table]:
@@ -625,19 +623,29 @@ def _rates(runs: Sequence[dict[str, Any]], data: str, size: str) -> list[str | T
             f" {ours} had the wrong rate, and for a reason. Adam moves every weight by about the rate, whatever its gradient. "
             "A p4m filter has eight weights for each one of a plain filter, each √8 times smaller at first, so that their sum "
             "comes out as large. The eight move together for what looks the same in all poses: that part of the filter "
-            "changes eight times as fast as a plain filter of as many fields. Where the rate is too high it is what is left, "
-            "the poses come out alike, and the group is wasted."
+            "changes eight times as fast as a plain filter of as many fields."
         )
+        alike = [
+            [run["metrics"].get("alike") for run in by[ours, lr] if run["seed"] in seeds] for lr in rates
+        ]
+        if all(all(values) for values in alike) and np.mean(alike[0]) > np.mean(alike[-1]) + 0.05:
+            text += (
+                " At too high a rate it is what is left: the poses come out alike, and the group is wasted."
+            )
     return [table, text]
 
 
-def _longer(whole: dict[Any, list[dict[str, Any]]], on: str) -> list[str | Table]:
+def _longer(runs: Sequence[dict[str, Any]], on: str) -> list[str | Table]:
     """What three times as many steps change for P4M-DenseNet and DenseNet+, and whether P4M was behind for want of them.
 
     Asked of the seeds that there are of the longer training; decided on validation patches.
     """
-    if not all((arm,) in whole for arm in LONG):
+    every = grouped(runs, "model", "lr")
+    both = sorted(lr for arm, lr in every if arm == LONG[0] and (LONG[1], lr) in every)
+    if not both:
         return []
+    lr = both[0]
+    whole = {(arm,): some for (arm, its), some in every.items() if its == lr}
     seeds = set.intersection(*({run["seed"] for run in whole[(arm,)]} for arm in LONG))
     rows, gaps = [], []
     for kind in ("", " long"):
@@ -655,7 +663,7 @@ def _longer(whole: dict[Any, list[dict[str, Any]]], on: str) -> list[str | Table
     chosen = ", ".join(map(str, sorted(seeds)))
     table = Table(
         ("network", "patches seen", "NLL, training", "NLL, validation", "NLL, test", "AUC"), rows,
-        f"Three times as many steps ({on.rsplit(',', 1)[0]}, seed {chosen}).",
+        f"Three times as many steps ({on.rsplit(',', 1)[0]}, seed {chosen}), at a rate of {lr:g}.",
     )  # fmt: skip
     return [
         table,

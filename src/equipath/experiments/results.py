@@ -27,6 +27,7 @@ from equipath.train import TrainingError, device_name
 __all__ = [
     "Picture",
     "Table",
+    "at_rate",
     "cell",
     "flat",
     "grouped",
@@ -188,6 +189,15 @@ def mean_sd(values: Iterable[float | None], digits: int = 3, scale: float = 1.0)
 def cell(runs: Iterable[dict[str, Any]], metric: str, digits: int = 3, scale: float = 1.0) -> str:
     """`mean_sd` of one metric over runs that differ in their seed alone; `scale=100` gives percent."""
     return mean_sd((run["metrics"].get(metric) for run in runs), digits, scale)
+
+
+def at_rate(runs: Iterable[dict[str, Any]], rates: dict[str, float]) -> list[dict[str, Any]]:
+    """Of networks that were trained at several rates the runs at the one in `rates`; of others all."""
+    kept = []
+    for (arm, _), some in grouped(runs, "model", "fraction").items():
+        chosen = [run for run in some if run["config"].get("lr") == rates.get(arm)]
+        kept += chosen or some
+    return kept
 
 
 def want_of_steps(short: float, long: float) -> str:

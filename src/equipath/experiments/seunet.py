@@ -590,7 +590,9 @@ def _silent(arms: Arms) -> list[str]:
         for arm, runs in arms
     }
     words = [f"{arm} {share:.1f} %" for arm, share in shares.items() if share > 0]
-    large = [arm for arm, runs in arms if np.mean([run["metrics"].get("mean_error") or 0 for run in runs]) > 2]
+    large = [
+        arm for arm, runs in arms if np.mean([run["metrics"].get("mean_error") or 0 for run in runs]) > 2
+    ]
     if not (words or large):
         return []
     text = "E_err divides by the size of the features."

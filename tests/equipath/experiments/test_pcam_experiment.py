@@ -240,14 +240,26 @@ def test_the_page_says_what_the_rate_does():
     fast, slow = of("P4M-DenseNet", 0.01, 0.5, alike=0.99), of("P4M-DenseNet", SMALL.lr, 0.44, alike=0.5)
     plain = [of("DenseNet+", 0.01, 0.46), of("DenseNet+", SMALL.lr, 0.45)]
     other = of("P4M-DenseNet", SMALL.lr, 9.0, seed=1)
-    assert pcam._at_its_rate([fast, slow, *plain, other], "small") == [slow, other, plain[1]]
-    assert pcam._at_its_rate([fast, plain[1]], "small") == [fast, plain[1]]  # the only one there is
+    assert results.at_rate([fast, slow, *plain, other], dict.fromkeys(ARMS, SMALL.lr)) == [
+        slow,
+        other,
+        plain[1],
+    ]
+    assert results.at_rate([fast, plain[1]], dict.fromkeys(ARMS, SMALL.lr)) == [
+        fast,
+        plain[1],
+    ]  # the only one there is
     table, text = pcam._rates([fast, slow, other, *plain], "pcam", "small")
     assert [row[1] for row in table.rows] == ["0.01", f"{SMALL.lr:g}"] * 2
     assert [row[3] for row in table.rows] == ["0.500", "0.440", "0.460", "0.450"]
     assert [row[6] for row in table.rows] == ["0.99", "0.50", "–", "–"]
     assert (
         "falls by 0.060 for P4M-DenseNet and by 0.010 for DenseNet+. P4M-DenseNet had the wrong rate" in text
+    )
+    assert "the group is wasted" in text
+    assert (
+        "wasted"
+        not in pcam._rates([fast, of("P4M-DenseNet", SMALL.lr, 0.44, alike=0.97), *plain], "pcam", "small")[1]
     )
     worse = of("P4M-DenseNet", SMALL.lr, 0.6)
     assert "wrong rate" not in pcam._rates([fast, worse, *plain], "pcam", "small")[1]
@@ -287,17 +299,17 @@ def test_a_run_is_saved_reported_and_repeated(tmp_path):
 
 def test_the_page_says_whether_p4m_was_behind_for_want_of_steps():
     def whole(long_gap, seeds=(0,)):
-        found = {}
+        found = []
         for arm, at in (
             ("P4M-DenseNet", 0.5),
             ("DenseNet+", 0.46),
             (pcam.LONG[0], 0.4 + long_gap),
             (pcam.LONG[1], 0.4),
         ):
-            found[(arm,)] = [
+            found += [
                 {
                     "seed": seed,
-                    "config": asdict(SMALL) | {"epochs": 15 if "long" in arm else 5},
+                    "config": asdict(SMALL) | {"model": arm, "epochs": 15 if "long" in arm else 5},
                     "metrics": {"training_nll": 0.3, "validation_nll": at + seed, "nll": 0.5, "auc": 0.8},
                 }
                 for seed in (seeds if "long" in arm else (0, 1))
@@ -313,6 +325,10 @@ def test_the_page_says_whether_p4m_was_behind_for_want_of_steps():
     assert "is +0.040 after the short training and -0.010 after the long one: it was behind for want" in text
     assert "more than half" in pcam._longer(whole(0.01), "")[1]
     assert "not lack steps alone" in pcam._longer(whole(0.03), "")[1]
-    few = whole(0.03)
-    del few[(pcam.LONG[1],)]
+    assert f"rate of {SMALL.lr:g}" in table.caption
+    few = [run for run in whole(0.03) if run["config"]["model"] != pcam.LONG[1]]
     assert pcam._longer(few, "") == []
+    # Short and long runs are compared at one rate.
+    for each in (mixed := whole(0.03)):
+        each["config"]["lr"] *= 1 + ("long" in each["config"]["model"])
+    assert pcam._longer(mixed, "") == []

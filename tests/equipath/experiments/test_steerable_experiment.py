@@ -1,6 +1,6 @@
 """The steerable experiment: pairs that turn as one, errors that are what they say, runs that can be read."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -224,6 +224,36 @@ def test_the_page_says_what_more_steps_change():
         ]
         assert len(tables[0].rows) == 2  # the long ones stand in no other table
     assert len(report(short)) == 2
+
+
+def test_each_network_has_its_rate_and_the_page_tells_what_it_does():
+    assert steerable.rate("steerable U-Net+ long", replace(SMALL, steerable_lr=0.3)) == 0.3
+    assert steerable.rate("U-Net", replace(SMALL, steerable_lr=0.3)) == SMALL.lr
+    assert steerable.rate("steerable U-Net", Settings()) == Settings().lr
+    here = steerable.SETTINGS["small"]["ebhi"]
+    old = [
+        of_ebhi("U-Net"),
+        of_ebhi("steerable U-Net", validation_loss=0.95),
+        of_ebhi("steerable U-Net", seed=1),
+    ]
+    new = [of_ebhi("U-Net"), of_ebhi("steerable U-Net", validation_loss=0.65)]
+    for run_, lr in zip(new, (here.lr, here.steerable_lr), strict=True):
+        run_["config"]["lr"] = lr
+    tables = [part for part in report([*old, *new]) if isinstance(part, results.Table)]
+    assert [row[:2] for row in tables[0].rows] == [["U-Net", "8.0K"], ["steerable U-Net", "8.0K"]]
+    assert "1 seed)" in tables[1].caption
+    assert [(row[0], row[1], row[3]) for row in tables[1].rows] == [
+        ("U-Net", "0.007", "0.800"),
+        ("U-Net", "0.02", "0.800"),
+        ("steerable U-Net", "0.02", "0.950"),
+        ("steerable U-Net", "0.2", "0.650"),
+    ]
+    assert any(
+        "are 0.007 (U-Net), 0.2 (steerable U-Net)." in part
+        for part in report([*old, *new])
+        if isinstance(part, str)
+    )
+    assert len([part for part in report(old) if isinstance(part, results.Table)]) == 1
 
 
 def test_marked_places_are_where_the_small_field_lies():
