@@ -66,7 +66,7 @@ from equipath.equivariance import Rotation
 from equipath.exercises import steerable_kernels
 from equipath.exercises import steerable_kernels_figures as draw
 from equipath.exercises.symmetry_figures import class_maps
-from equipath.experiments import first_unet, results
+from equipath.experiments import first_unet, results, steerable
 from equipath.groups import P4M
 from equipath.kernels.radial import expand_kernels
 from equipath.losses import dice_cross_entropy
@@ -1109,17 +1109,17 @@ show(
 # the mean over the classes; the error is the squared one of the library, averaged over the seven moves.
 
 # %%
-long_runs = results.load("steerable")
-for data, size in sorted({(run["data"], run["size"]) for run in long_runs}):
-    if data not in ("slides", "ebhi"):
+long_runs = {(data, size): steerable.stored(data, size) for data in ("ebhi", "slides") for size in results.SIZES}
+for (data, size), runs in long_runs.items():
+    if not runs:
         continue
     print(f"{data}, size {size:22} {'runs':>5} {'Dice':>14} {'move error':>11}")
     for arm in ("U-Net", "U-Net+", "steerable U-Net", "steerable U-Net+"):
-        some = [r for r in long_runs if (r["data"], r["size"], r["config"]["model"]) == (data, size, arm)]
+        some = [r for r in runs if r["config"]["model"] == arm]
         if some:
             moved = sum(r["metrics"]["grid_error"] for r in some) / len(some)
             print(f"  {arm:30} {len(some):5} {results.cell(some, 'dice'):>14} {moved:11.0e}")
-if not long_runs:
+if not any(long_runs.values()):
     print(
         "No longer runs are stored with this copy of the course: `equipath run steerable --help` says how to make some."
     )

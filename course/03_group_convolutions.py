@@ -1424,9 +1424,9 @@ question_who.reveal(
 # %%
 print("Patches: tumour or not   published   | stored runs, real PCam, all patches")
 print(f"{'':14} {'NLL':>6} {'acc.':>5} {'AUC':>5}   | {'NLL':>13} {'accuracy':>11} {'AUC':>11} {'runs':>5}")
-stored = results.load("pcam", data="pcam")
+stored = pcam.stored("pcam")
 for arm, (loss, right, area) in pcam.PUBLISHED.items():
-    runs = [r for r in stored if r["config"]["model"] == arm and r["config"]["fraction"] == 1]
+    runs = [r for r in stored if r["config"]["model"] == arm]
     if runs:
         ours = [results.cell(runs, *what) for what in (("nll", 3), ("accuracy", 1, 100), ("auc", 1, 100))]
         text = f"{ours[0]:>13} {ours[1]:>11} {ours[2]:>11} {len(runs):5}"

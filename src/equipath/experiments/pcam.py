@@ -27,6 +27,7 @@ from equipath.data import load
 from equipath.data.slides import Grid, Slide, render_batch
 from equipath.equivariance import Rotation
 from equipath.experiments.results import Picture, Table, at_rate, cell, grouped, mean_sd, want_of_steps
+from equipath.experiments.results import load as load_runs
 from equipath.experiments.runs import Runs
 from equipath.metrics import (
     SlideFindings,
@@ -474,6 +475,12 @@ def _measures(
 # the page
 
 
+def stored(data: str, size: str = "small") -> list[dict[str, Any]]:
+    """The kept runs on all training patches, at the rate of the settings where a network has any."""
+    whole = [run for run in load_runs(NAME, data=data, size=size) if run["config"]["fraction"] == 1]
+    return at_rate(whole, dict.fromkeys(ARMS + LONG, SETTINGS[size].lr))
+
+
 def report(results: Sequence[dict[str, Any]]) -> list[str | Table | Picture]:
     """Table 1 and the rotations for each data set, fractions where there are some, lesions and transfer."""
     parts: list[str | Table | Picture] = [
@@ -481,9 +488,9 @@ def report(results: Sequence[dict[str, Any]]) -> list[str | Table | Picture]:
         "about the same number of weights; M marks networks that match the number of planar maps in place of it."
     ]
     for (data, size), runs in grouped(results, "data", "size").items():
+        everything, runs = runs, at_rate(runs, dict.fromkeys(ARMS + LONG, SETTINGS[size].lr))
         seeds = len({run["seed"] for run in runs})
         on = f"{data}, size {size}, {seeds} seed{'s' * (seeds > 1)}"
-        everything, runs = runs, at_rate(runs, dict.fromkeys(ARMS + LONG, SETTINGS[size].lr))
         whole = grouped([run for run in runs if run["config"]["fraction"] == 1], "model")
         arms = [arm for arm in ARMS if (arm,) in whole]
         if data != "breakhis":

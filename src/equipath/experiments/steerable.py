@@ -29,6 +29,7 @@ from equipath.data.items import nested
 from equipath.data.slides.tasks import TissueTypes
 from equipath.equivariance import Rotation, RotoReflection, equivariance_error
 from equipath.experiments.results import Picture, Table, at_rate, cell, grouped, mean_sd, want_of_steps
+from equipath.experiments.results import load as load_runs
 from equipath.experiments.runs import Runs
 from equipath.losses import dice_cross_entropy
 from equipath.metrics import dice_score
@@ -427,6 +428,16 @@ def run(
 # the page
 
 
+def stored(data: str, size: str = "small") -> list[dict[str, Any]]:
+    """The kept runs on all training pictures, at the rate of the settings where a network has any."""
+    whole = [run for run in load_runs(NAME, data=data, size=size) if run["config"].get("fraction", 1) == 1]
+    return _at_rates(whole, data, size)
+
+
+def _at_rates(runs: Sequence[dict[str, Any]], data: str, size: str) -> list[dict[str, Any]]:
+    return at_rate(runs, {arm: rate(arm, SETTINGS[size][data]) for arm in (*ARMS, *LONG, *PAIR_ARMS)})
+
+
 def report(results: Sequence[dict[str, Any]]) -> list[str | Table | Picture]:
     """The 2 x 2 table with its equivariance errors, a figure over angles, and the pairs."""
     parts: list[str | Table | Picture] = [
@@ -434,12 +445,9 @@ def report(results: Sequence[dict[str, Any]]) -> list[str | Table | Picture]:
         "steerable networks have about the same number of weights."
     ]
     for (data, size), runs in grouped(results, "data", "size").items():
+        everything, runs = runs, _at_rates(runs, data, size)
         seeds = len({run["seed"] for run in runs})
         on = f"{data}, size {size}, {seeds} seed{'s' * (seeds > 1)}"
-        everything, runs = (
-            runs,
-            at_rate(runs, {arm: rate(arm, SETTINGS[size][data]) for arm in (*ARMS, *LONG, *PAIR_ARMS)}),
-        )
         by = grouped([run for run in runs if run["config"].get("fraction", 1) == 1], "model")
         if data in ("pairs", "ocelot"):
             parts += [_pair_table(by, on), *_context(by)]

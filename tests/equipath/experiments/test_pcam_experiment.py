@@ -225,7 +225,7 @@ def test_p4m_contains_the_plain_network_averaged_over_eight_copies():
     assert copies.std(0).min() > 1e-3  # the plain network itself is not invariant
 
 
-def test_the_page_says_what_the_rate_does():
+def test_the_page_says_what_the_rate_does(monkeypatch):
     def of(arm, lr, reached, seed=0, **more):
         metrics = {
             "training_nll": 0.3,
@@ -249,6 +249,10 @@ def test_the_page_says_what_the_rate_does():
         fast,
         plain[1],
     ]  # the only one there is
+    part = of("DenseNet+", SMALL.lr, 0.5)
+    part["config"]["fraction"] = 0.25
+    monkeypatch.setattr(pcam, "load_runs", lambda *_, **__: [fast, slow, *plain, part])
+    assert pcam.stored("pcam") == [slow, plain[1]]  # what a lesson shows
     table, text = pcam._rates([fast, slow, other, *plain], "pcam", "small")
     assert [row[1] for row in table.rows] == ["0.01", f"{SMALL.lr:g}"] * 2
     assert [row[3] for row in table.rows] == ["0.500", "0.440", "0.460", "0.450"]

@@ -226,7 +226,7 @@ def test_the_page_says_what_more_steps_change():
     assert len(report(short)) == 2
 
 
-def test_each_network_has_its_rate_and_the_page_tells_what_it_does():
+def test_each_network_has_its_rate_and_the_page_tells_what_it_does(monkeypatch):
     assert steerable.rate("steerable U-Net+ long", replace(SMALL, steerable_lr=0.3)) == 0.3
     assert steerable.rate("U-Net", replace(SMALL, steerable_lr=0.3)) == SMALL.lr
     assert steerable.rate("steerable U-Net", Settings()) == Settings().lr
@@ -254,6 +254,10 @@ def test_each_network_has_its_rate_and_the_page_tells_what_it_does():
         if isinstance(part, str)
     )
     assert len([part for part in report(old) if isinstance(part, results.Table)]) == 1
+    monkeypatch.setattr(
+        steerable, "load_runs", lambda *_, **__: [*old, *new, of_ebhi("U-Net", fraction=0.125)]
+    )
+    assert steerable.stored("ebhi") == new  # what a lesson shows
 
 
 def test_marked_places_are_where_the_small_field_lies():
