@@ -484,7 +484,7 @@ def _square(by: dict[Any, list[dict[str, Any]]], on: str) -> Table:
     return Table(
         ("network", "weights", "Dice", "loss", "error on the grid", "error between", "slides: Dice / loss"), rows,
         f"Equivariance and augmentation ({on}). Errors are eq. 10 of the SEUNet paper for the probabilities: on the "
-        f"grid at the seven roto-reflections{between} The last column has the numbers of the slides, on OCELOT "
+        f"grid at the seven roto-reflections{between} {_told_rates(by)} The last column has the numbers of the slides, on OCELOT "
         "{cite}`liem2025`.",
     )  # fmt: skip
 
@@ -617,6 +617,19 @@ def _lost(few: dict[Any, Any], arms: list[str], shares: list[float], counts: lis
     ]
 
 
+def _told_rates(by: dict[Any, list[dict[str, Any]]]) -> str:
+    """At which rates the networks of a table were trained, in a sentence."""
+    rates: dict[str, set[float]] = {}
+    for (arm,), runs in by.items():
+        kind = "steerable" if arm.startswith("steerable") else "plain"
+        rates.setdefault(kind, set()).update(run["config"]["lr"] for run in runs)
+    if len(rates) == 2 and len(set.union(*rates.values())) == 1:
+        (lr,) = set.union(*rates.values())
+        return f"All have one rate of learning, {lr:g}, which was not chosen for each: their order may be that of the rates."
+    told = (f"{' and '.join(f'{lr:g}' for lr in sorted(some))} ({kind})" for kind, some in rates.items())
+    return f"Rates of learning: {', '.join(told)}."
+
+
 def _by_class(by: dict[Any, list[dict[str, Any]]], on: str) -> Table:
     rows = []
     for arm in (arm for arm in ARMS if (arm,) in by):
@@ -638,7 +651,7 @@ def _pair_table(by: dict[Any, list[dict[str, Any]]], on: str) -> Table:
         ("network", "weights", "Dice", "loss"), rows,
         f"Tumour in the small field, alone and with what a second network says of the field four times as wide ({on}). "
         "All are trained on turned and mirrored pairs. Alone and with context a network has about the same number of "
-        "weights; *narrow* is the second one of the two without the first.",
+        f"weights; *narrow* is the second one of the two without the first. {_told_rates(by)}",
     )  # fmt: skip
 
 
