@@ -50,6 +50,8 @@ LONG = ("P4M-DenseNet long", "DenseNet+ long")
 """Three times as many epochs, on all patches: is P4M behind for want of steps? Only made when asked for."""
 COMPARED = ("P4M-DenseNet", "DenseNet+", "DenseNet")
 """Trained on every fraction, the others on all patches only."""
+RATES_APART = True
+"""The page keeps runs of different rates of learning apart (`at_rate`)."""
 COLOURS = ("#0072B2", "#D55E00", "#767676")
 DATA = ("slides", "pcam", "breakhis")
 SIDE = 96

@@ -46,8 +46,8 @@ def page(folder: Path | None = None) -> tuple[str, dict[str, Any]]:
     for name, runs in every.items():
         if not runs:
             continue
-        _one_setting(name, runs)
         module = import_module(f"equipath.experiments.{name}")
+        _one_setting(name, runs, getattr(module, "RATES_APART", False))
         parts.append(f"## {getattr(module, 'TITLE', name)}\n")
         try:
             made = list(module.report(runs))
@@ -71,13 +71,17 @@ def page(folder: Path | None = None) -> tuple[str, dict[str, Any]]:
     return "\n".join(parts), figures
 
 
-def _one_setting(name: str, runs: Sequence[dict[str, Any]]) -> None:
-    """Refuse runs of one row that were made with different settings: their mean would be of nothing."""
+def _one_setting(name: str, runs: Sequence[dict[str, Any]], rates_apart: bool = False) -> None:
+    """Refuse runs of one row that were made with different settings: their mean would be of nothing.
+
+    ``rates_apart``: the experiment's page keeps runs of different rates apart.
+    """
     first: dict[Any, dict[str, Any]] = {}
     for run in runs:
         # How many pictures a share of the patients has, the draw of the patients decides.
         config = {key: value for key, value in run["config"].items() if key != "patches"}
-        row = run["data"], run["size"], config.get("model"), config.get("fraction")
+        rate = config.get("lr") if rates_apart else None
+        row = run["data"], run["size"], config.get("model"), config.get("fraction"), rate
         other = first.setdefault(row, config)
         if differing := [key for key in config.keys() | other.keys() if config.get(key) != other.get(key)]:
             raise ValueError(

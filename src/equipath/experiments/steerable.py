@@ -48,6 +48,8 @@ PAIR_ARMS = (
     "steerable U-Net", "steerable U-Net with context", "steerable U-Net narrow",
 )  # fmt: skip
 """narrow: the second network of the two, alone; what context brings is told from the weights that it costs."""
+RATES_APART = True
+"""The page keeps runs of different rates of learning apart (`at_rate`)."""
 DATA = ("slides", "ebhi", "pairs", "ocelot")
 ANGLES = (15.0, 30.0, 45.0, 60.0, 75.0)
 RATIO = 4  # the large field of a pair is so many times as wide
@@ -608,12 +610,13 @@ def _lost(few: dict[Any, Any], arms: list[str], shares: list[float], counts: lis
         return float(np.mean([run["metrics"]["dice"] for run in few[arm, share]]))
 
     most, least = shares[0], shares[-1]
-    best = [max(arms, key=lambda arm: dice(arm, share)) for share in (most, least)]
-    lost = {arm: dice(arm, most) - dice(arm, least) for arm in arms}
+    changes = ", ".join(f"{dice(arm, least) - dice(arm, most):+.3f} ({arm})" for arm in arms)
+    ahead = []
+    for share, count in ((most, counts[0]), (least, counts[-1])):
+        best = max(dice(arm, share) for arm in arms)
+        ahead.append(f"on {count}: {', '.join(arm for arm in arms if dice(arm, share) > best - 0.005)}")
     return [
-        f"From {counts[0]} pictures to {counts[-1]} Dice falls by "
-        f"{', '.join(f'{loss:.3f} ({arm})' for arm, loss in lost.items())}. The best is {best[0]} on {counts[0]}, "
-        f"{best[1]} on {counts[-1]}; the least is lost by {min(lost, key=lambda arm: lost[arm])}."
+        f"From {counts[0]} pictures to {counts[-1]} Dice changes by {changes}. Within 0.005 of the best are {'; '.join(ahead)}."
     ]
 
 

@@ -87,7 +87,9 @@ def test_what_cannot_be_kept_is_said(tmp_path):
     path.write_text(json.dumps(dict.fromkeys(FIELDS, "x")))
     with pytest.raises(ValueError, match=r"has no names in config, metrics, versions"):
         load("gunet", folder=tmp_path)
-    with pytest.raises(TrainingError, match=r"could not be written \(Not a directory\).*what is trained is kept"):
+    with pytest.raises(
+        TrainingError, match=r"could not be written \(Not a directory\).*what is trained is kept"
+    ):
         keep(path)
 
 
@@ -182,6 +184,11 @@ def test_runs_of_two_settings_are_not_averaged(experiment, tmp_path):
     report.page(tmp_path / "runs")
     keep(tmp_path / "runs", seed=3, config=RUN["config"] | {"lr": 0.1})
     with pytest.raises(ValueError, match=r"runs of gunet \(ebhi, small, p4m, 0.5\) differ in lr"):
+        report.page(tmp_path / "runs")
+    experiment.RATES_APART = True
+    report.page(tmp_path / "runs")
+    keep(tmp_path / "runs", seed=4, config=RUN["config"] | {"lr": 0.1, "epochs": 99})
+    with pytest.raises(ValueError, match=r"\(ebhi, small, p4m, 0.5, 0.1\) differ in epochs"):
         report.page(tmp_path / "runs")
 
 

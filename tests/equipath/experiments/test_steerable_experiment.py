@@ -176,7 +176,7 @@ def test_parts_of_the_training_set_are_whole_patients_and_long_is_three_times(tm
     with pytest.raises(ValueError, match="leave the fractions out on slides"):
         run("slides", fractions=(0.5,), **options)
     parts = report(runs)
-    assert any("From 16 pictures to 4 Dice falls by" in part for part in parts if isinstance(part, str))
+    assert any("From 16 pictures to 4 Dice changes by" in part for part in parts if isinstance(part, str))
 
 
 def test_the_page_says_who_is_ahead_on_few_pictures():
@@ -195,8 +195,8 @@ def test_the_page_says_who_is_ahead_on_few_pictures():
     ]
     (text,) = (part for part in report(runs) if isinstance(part, str) and part.startswith("From"))
     assert text == (
-        "From 296 pictures to 37 Dice falls by 0.300 (U-Net+), 0.050 (steerable U-Net). The best is U-Net+ on 296, "
-        "steerable U-Net on 37; the least is lost by steerable U-Net."
+        "From 296 pictures to 37 Dice changes by -0.300 (U-Net+), -0.050 (steerable U-Net). Within 0.005 of the best are "
+        "on 296: U-Net+; on 37: steerable U-Net."
     )
     # A seed that only one fraction has is left out, not mixed in.
     lonely = [*runs, of_ebhi("U-Net+", 2, dice=0.1), of_ebhi("steerable U-Net", 2, dice=0.1)]
