@@ -125,12 +125,16 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def test_the_first_lesson_is_served_and_ctrl_c_ends_it(start):
+def test_a_student_comes_back_to_a_new_release_and_a_busy_port(start):
+    """One story, because each start of JupyterLab takes seconds: the first lesson is served, Ctrl-C ends it; at the
+    next start a new release lies beside what the student wrote, and a stop from outside leaves no server."""
     port = free_port()
     lab = start("--port", str(port))
     served = json.loads(lab.get("/api/contents/01_symmetry.ipynb"))["content"]
     assert lab.port == port
-    written = json.loads((start.root / "work" / "01_symmetry.ipynb").read_text())
+    assert "01_symmetry.ipynb is ready" in lab.said
+    mine = start.root / "work" / "01_symmetry.ipynb"
+    written = json.loads(mine.read_text())
     # the server adds what it trusts to the cells' metadata
     assert [cell["id"] for cell in served["cells"]] == [cell["id"] for cell in written["cells"]]
     assert any("NotImplementedError" in "".join(cell["source"]) for cell in served["cells"])
@@ -145,40 +149,26 @@ def test_the_first_lesson_is_served_and_ctrl_c_ends_it(start):
     psutil.wait_procs(servers, timeout=60)
     assert not any(server.is_running() for server in servers)
 
-
-def test_a_busy_port_is_said_the_next_one_taken_and_a_stop_from_outside_leaves_no_server(start):
+    written["cells"][0]["source"] = "My own notes."
+    mine.write_text(json.dumps(written))
+    text = start.lesson.read_text()
+    start.lesson.write_text(text.replace("It isn't long", "It is short"))
+    assert start.lesson.read_text() != text
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
         port = busy.getsockname()[1]
-        lab = start("--port", str(port))
-        assert json.loads(lab.get("/api/contents/01_symmetry.ipynb"))["name"] == "01_symmetry.ipynb"
-    assert lab.port != port
-    assert f"The port {port} is already in use, trying another port" in " ".join(lab.said.split())
-    servers = lab.servers()
+        again = start("--port", str(port))
+        name = again.wait_for(r"the newer release is beside it: (\S+\.ipynb)")[1]
+        served = json.loads(again.get("/api/contents/01_symmetry.ipynb"))
+        assert served["name"] == "01_symmetry.ipynb"
+        assert served["content"]["cells"][0]["source"] == "My own notes."
+        assert "It is short" in (mine.parent / name).read_text()
+    assert again.port != port
+    assert f"The port {port} is already in use, trying another port" in " ".join(again.said.split())
+    servers = again.servers()
     assert servers
-    lab.process.send_signal(signal.SIGTERM)
-    assert lab.process.wait(120) == 143
+    again.process.send_signal(signal.SIGTERM)
+    assert again.process.wait(120) == 143
     psutil.wait_procs(servers, timeout=60)
     assert not any(server.is_running() for server in servers)
-
-
-def test_a_new_release_lies_beside_what_the_student_wrote(start):
-    lab = start("--port", str(free_port()))
-    lab.wait_for("01_symmetry.ipynb is ready")
-    lab.get("/api/status")
-    lab.process.terminate()
-    lab.process.wait(120)
-    mine = start.root / "work" / "01_symmetry.ipynb"
-    notebook = json.loads(mine.read_text())
-    notebook["cells"][0]["source"] = "My own notes."
-    mine.write_text(json.dumps(notebook))
-    text = start.lesson.read_text()
-    start.lesson.write_text(text.replace("It isn't long", "It is short"))
-    assert start.lesson.read_text() != text
-    again = start("--port", str(free_port()))
-    name = again.wait_for(r"the newer release is beside it: (\S+\.ipynb)")[1]
-    assert json.loads(again.get("/api/contents/01_symmetry.ipynb"))["content"]["cells"][0]["source"] == (
-        "My own notes."
-    )
-    assert "It is short" in (mine.parent / name).read_text()
