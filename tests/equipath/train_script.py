@@ -1,5 +1,5 @@
 """What the tests of training run in processes of their own: `kill FOLDER` (a run that is killed again and again)
-and `share FOLDER` (one run, under torchrun, by as many processes as it starts).
+and `share FOLDER` (one run by a single process and one by two that torchrun's launcher starts).
 """
 
 import json
@@ -30,7 +30,19 @@ def run(folder, progress=False, **options):
 
 
 def share(folder):
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    train_shared(folder / "one")
+    # As `torchrun --standalone --nproc-per-node=2` starts them, but forked: they need not import everything again.
+    two = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+                       start_method="fork")  # fmt: skip
+    elastic_launch(two, train_shared)(folder / "two")
+
+
+def train_shared(folder):
     run(folder, precision="64-true")
+    shared = torch.distributed.is_initialized()
+    (folder / f"by {torch.distributed.get_world_size() if shared else 1}").touch()
 
 
 def kill(folder):
