@@ -29,8 +29,12 @@ Root = Annotated[
 ]
 
 Compiled = Annotated[
-    bool,
-    typer.Option("--compiled", help="Render slides with loops that this machine's C compiler makes: faster."),
+    bool | None,
+    typer.Option(
+        "--compiled/--plain",
+        help="Render slides with loops that this machine's C compiler makes (faster), or with PyTorch alone; compiled "
+        "where there is a compiler when left out.",
+    ),
 ]
 
 
@@ -148,7 +152,7 @@ def make_(
     source: Annotated[
         str, typer.Option("--from", help="Any data set's name, in place of rendered slides.")
     ] = "slides",
-    compiled: Compiled = False,
+    compiled: Compiled = None,
     root: Root = None,
 ) -> None:
     """Write a data set (rendered slides by default) to disk as pictures and a table, readable anywhere.
@@ -157,9 +161,9 @@ def make_(
     """
     from equipath.data import DataError, load, read_folder, write_folder
 
-    if compiled and source != "slides":
-        raise typer.BadParameter("--compiled is for rendered slides; leave it out with --from.")
-    options = {"compiled": True} if compiled else {}
+    if compiled is not None and source != "slides":
+        raise typer.BadParameter("--compiled and --plain are for rendered slides; leave them out with --from.")
+    options = {} if compiled is None else {"compiled": compiled}
     with _sentences():
         for split in splits or ["train", "val", "test"]:
             items: Any = load(source, task, split, fraction, seed, root, **options)
@@ -191,7 +195,7 @@ def slide_(
     size: Annotated[
         tuple[int, int] | None, typer.Option(help="Height and width in pixels; the whole section by default.")
     ] = None,
-    compiled: Compiled = False,
+    compiled: Compiled = None,
 ) -> None:
     """Write a rendered section as a whole slide: a tiled pyramidal TIFF that OpenSlide reads."""
     from equipath.data.slides import Slide

@@ -599,7 +599,7 @@ def write_slide(
     tile: int = 512,
     block: int = 2048,
     progress: Callable[[int, int], None] | None = None,
-    compiled: bool = False,
+    compiled: bool | None = None,
 ) -> Path:
     """Write a rendered scene (:class:`equipath.data.slides.Slide`) as a pyramidal TIFF, in bounded memory.
 

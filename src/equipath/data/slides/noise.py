@@ -17,6 +17,7 @@ from . import native
 
 PERIOD = 128  # lattice cells after which the point pattern repeats
 WAVES = 64  # lattice cells after which noise repeats: a channel's table fits a processor's cache
+PERIODS = 1048576.0
 FINE = 4  # table samples per lattice cell
 CHANNELS = 4
 
@@ -97,13 +98,18 @@ _MINUS_ONE = torch.tensor(-1.0)
 _on_device: dict[tuple[str, int, int], torch.Tensor] = {}
 
 
-def _table(device, first, count):
+def table(device, first, count):
     """Some channels of the table; a place's channels lie side by side, so that a cache line brings them all."""
     key = (str(device), first, count)
     if key not in _on_device:
-        table = _tables()[:, first : first + count].to(device)
-        _on_device[key] = table.contiguous(memory_format=torch.channels_last)
+        values = _tables()[:, first : first + count].to(device)
+        _on_device[key] = values.contiguous(memory_format=torch.channels_last)
     return _on_device[key]
+
+
+def first_periods(offsets):
+    """Where noise with offsets in lattice cells starts, in its periods: far from 0, so that none is negative."""
+    return offsets * (1.0 / WAVES) + PERIODS
 
 
 def sample(xy, scale, offsets, first=0, count=CHANNELS):
@@ -118,18 +124,18 @@ def sample(xy, scale, offsets, first=0, count=CHANNELS):
     Returns:
         float32 (count, ...), zero mean and unit variance over the plane.
     """
-    start = offsets * (1.0 / WAVES) + 1048576.0
+    start = first_periods(offsets)
     loops = native.active(xy)
     if loops is not None:
-        return loops.noise(xy, start, scale / WAVES, _table(xy.device, first, count), count)
+        return loops.noise(xy, start, scale / WAVES, table(xy.device, first, count), count)
     t = torch.add(start, xy, alpha=scale / WAVES).frac_()  # whole periods leave before precision does
     grid = t.to(torch.float32)
     grid = torch.add(_MINUS_ONE, grid, alpha=2.0, out=grid).view(2, -1).T[None, None]
-    table = _table(xy.device, first, count)
+    values = table(xy.device, first, count)
     if scale > 0.1 and grid.shape[2] >= 1 << 14 and xy.device.type == "cpu":
         # many points all over the table: read in order, it comes into the cache far faster than by leaps
-        table.max()
-    out = F.grid_sample(table, grid, mode="bilinear", padding_mode="border", align_corners=True)
+        values.max()
+    out = F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=True)
     return out.view(count, *xy.shape[1:])
 
 

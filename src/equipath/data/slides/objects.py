@@ -14,7 +14,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .noise import PERIOD, attributes, first_attribute, hash_lattice, sample, scattered, scattered_planar
+from .noise import (
+    PERIOD,
+    PERIODS,
+    attributes,
+    first_attribute,
+    hash_lattice,
+    sample,
+    scattered,
+    scattered_planar,
+)
 from .tissue import MATERIAL, MATERIALS, NUCLEI, NUCLEUS, Glands, Kind
 
 _LOOK = np.array(
@@ -154,12 +163,15 @@ def fibre_angle(scene, item, xy, step=0.5):
     return np.arctan2(across[1] - across[0], across[2] - across[3])
 
 
+BORDER_CELLS = 16  # a side of the table of borders
+
+
 @lru_cache(maxsize=1)
-def _border_table():
+def border_table():
     """Distance to the nearest border between the cells of 16 x 16 scattered points, in cells: float32 (1, 1,
     1025, 1025).
     """
-    n, fine = 16, 64
+    n, fine = BORDER_CELLS, 64
     points = scattered()[:n, :n]
     t = np.arange(n * fine) / fine
     cell = np.floor(t).astype(np.int64)
@@ -185,8 +197,8 @@ def voronoi_edge(xy, spacing):
     """Distance in µm to the nearest border between cells about `spacing` µm wide: float32 (N,), for xy
     float64 (2, N).
     """
-    t = torch.mul(xy, 1.0 / (16 * spacing)).add_(1048576.0).frac_().to(torch.float32).mul_(2.0).sub_(1.0)
-    table = _border_table().to(xy.device)
+    t = torch.mul(xy, 1.0 / (BORDER_CELLS * spacing)).add_(PERIODS).frac_().to(torch.float32).mul_(2.0).sub_(1.0)
+    table = border_table().to(xy.device)
     return F.grid_sample(table, t.T[None, None], padding_mode="border", align_corners=True).view(-1) * spacing
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import native
 from .noise import sample
 from .objects import (
     FAT_CELL,
@@ -42,6 +41,7 @@ CHUNK = 1 << 16  # pixels worked on at once: enough to hide the cost of a call, 
 WIDE = 512  # columns of a chunk at most
 WINDOWS = (4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 320, 384,
            512, 768, 1024)  # fmt: skip
+GLAND_WINDOWS = (16, 32)
 BLOCK = 1 << 17  # pixels of windows worked on at once
 
 
@@ -64,17 +64,6 @@ class View:
     tumour: torch.Tensor
     artefact: torch.Tensor
     material: torch.Tensor
-
-
-def _seen(scene, item, xy, reach):
-    """Where objects lie on the screen, in pixels: (N, 2) right of and above the grid's middle, (N,) how far they
-    reach, and which can be seen.
-    """
-    height, width = scene.size
-    local = np.einsum("nij,ni->nj", scene.matrix[item], xy - scene.center[item]) / scene.mpp[item][:, None]
-    r = reach / scene.mpp[item]
-    seen = (np.abs(local) - r[:, None] < np.array([width, height]) / 2).all(1)
-    return local, r, np.flatnonzero(seen)
 
 
 def _windows(scene, item, xy, reach, sizes=WINDOWS):
@@ -169,6 +158,16 @@ def _affine(q, x, y):
     return u, v
 
 
+def gland_outlines(scene, glands):
+    """Of each gland on the screen: (N, 2, 2) from pixels to its own frame in µm, how far its softened outline goes in
+    that frame, and on the tissue, in µm.
+    """
+    soft = scene.soft[glands.item]
+    to_local = glands.to_local @ (scene.matrix * scene.mpp[:, None, None])[glands.item]
+    root, farthest = np.sqrt(glands.reach / glands.extent), glands.farthest()
+    return to_local, farthest + soft * root, farthest * root**2 + soft
+
+
 def _gland_maps(scene, sets, device):
     """Per pixel, flat: depth in a gland (FAR elsewhere) and its wall's thickness, float32, and the number of
     its set, int8, -1 for none; before them, in which rows a set may be: bool (sets, B, H).
@@ -181,11 +180,8 @@ def _gland_maps(scene, sets, device):
     for number, glands in enumerate(sets):
         if not len(glands):
             continue
-        soft = scene.soft[glands.item]
-        to_local = glands.to_local @ (scene.matrix * scene.mpp[:, None, None])[glands.item]
-        root, farthest = np.sqrt(glands.reach / glands.extent), glands.farthest()
-        limit = farthest + soft * root
-        around = _windows(scene, glands.item, glands.xy, farthest * root**2 + soft, (16, 32))
+        to_local, limit, reach = gland_outlines(scene, glands)
+        around = _windows(scene, glands.item, glands.xy, reach, GLAND_WINDOWS)
         for some, dx, dy, columns, rows in around:
             u, v = _affine(_tensor(to_local[some], device), _tensor(dx, device), _tensor(dy, device))
             mask = _compare(operator.lt, u * u + v * v, _tensor(limit[some] ** 2, device)[:, None, None])
@@ -210,14 +206,28 @@ def _gland_maps(scene, sets, device):
     return present, depth, thickness, owner
 
 
-def _splat(scene, blobs, ids):
-    """What nuclei add to each pixel: (4, B*H*W) float32 coverage, haematoxylin, eosin, chromatin; their numbers
-    go into `ids`, int32 (B*H*W,).
+@dataclass(frozen=True)
+class Outlines:
+    """How blobs lie on the screen, one entry each.
+
+    Attributes:
+        to_unit: (N, 2, 2), from pixels to the unit disc.
+        limit: the outline's softened outer end, in units of the semi-axes.
+        far: how far it goes at most, in the same units; reach: the same in µm.
+        corner: distance in pixels from which the cubic term may have won.
+        per: (N, 6): haematoxylin a + b r², eosin, chromatin, sharpness, shrinking.
     """
-    device = ids.device
-    sums = torch.zeros((4, len(ids)), device=device)
-    if blobs is None:
-        return sums
+
+    to_unit: np.ndarray
+    limit: np.ndarray
+    far: np.ndarray
+    reach: np.ndarray
+    corner: np.ndarray
+    per: np.ndarray
+
+
+def outlines(scene, blobs):
+    """The `Outlines` of a scene's blobs."""
     soft = scene.soft[blobs.item] * blobs.haze
     area = blobs.axes.prod(1)
     inverse = np.stack(
@@ -239,23 +249,25 @@ def _splat(scene, blobs, ids):
     h, rim = blobs.look[:, 1], blobs.look[:, 3]
     # a nucleus's haematoxylin is a + b r²: pale in the middle by its rim
     per = np.stack([h * (1 - 0.5 * rim), h * rim, blobs.look[:, 2], blobs.look[:, 4], 6 * steep, shrink], 1)
-    bump, solid = blobs.look[:, 0], blobs.id >= 0
-    loops = native.active(sums)
-    if loops is not None:
-        local, r, seen = _seen(scene, blobs.item, blobs.xy, reach)
-        # in the order of the windows below, so that sums are rounded alike
-        seen = seen[np.argsort(np.searchsorted(WINDOWS, np.ceil(2 * r[seen]) + 1), kind="stable")]
-        look = [to_unit.reshape(-1, 4), bump[:, None], limit[:, None] ** 2, far[:, None] ** 2, per]
-        centre = np.concatenate([local, r[:, None]], 1)
-        arrays = blobs.item, centre, np.concatenate(look, 1), np.maximum(blobs.id, 0), solid
-        loops.draw(*(x[seen] for x in arrays), scene.size, sums, ids)
+    return Outlines(to_unit, limit, far, reach, corner, per)
+
+
+def _splat(scene, blobs, ids):
+    """What nuclei add to each pixel: (4, B*H*W) float32 coverage, haematoxylin, eosin, chromatin; their numbers
+    go into `ids`, int32 (B*H*W,).
+    """
+    device = ids.device
+    sums = torch.zeros((4, len(ids)), device=device)
+    if blobs is None:
         return sums
-    for some, dx, dy, columns, rows in _windows(scene, blobs.item, blobs.xy, reach):
+    lines, bump, solid = outlines(scene, blobs), blobs.look[:, 0], blobs.id >= 0
+    to_unit, limit, far, per = lines.to_unit, lines.limit, lines.far, lines.per
+    for some, dx, dy, columns, rows in _windows(scene, blobs.item, blobs.xy, lines.reach):
         u, v = _affine(_tensor(to_unit[some], device), _tensor(dx, device), _tensor(dy, device))
         uu, vv = u * u, v.mul_(v)
         f = uu + vv
         inside = None
-        if columns.shape[1] + 1 > math.sqrt(2) * corner[some].min():  # a window reaches to where it holds again
+        if columns.shape[1] + 1 > math.sqrt(2) * lines.corner[some].min():  # a window reaches to where it holds again
             inside = _compare(operator.le, f, _tensor(far[some] ** 2, device)[:, None, None])
         f += (
             uu.sub_(vv.mul_(3)).mul_(u).mul_(_tensor(bump[some], device)[:, None, None])
@@ -361,7 +373,7 @@ def _paint(scene, image, label, tissue, tumour, artefact, ids):
     if scene.coarse.max() >= 1:
         ids.view(batch, -1).mul_(torch.from_numpy(scene.coarse < 1).to(device)[:, None])
 
-    shader = _Shader(scene, sets, device)
+    shader = Shader(scene, sets, device)
     limit = CHUNK if device.type == "cpu" else len(label)  # a GPU works best on all at once
     for chunk in _chunks(batch, height, width, limit):
         b0, b1, r0, r1, c0, c1 = chunk
@@ -378,7 +390,7 @@ def _paint(scene, image, label, tissue, tumour, artefact, ids):
             artefact.view(shape)[b0, r0:r1, c0:c1] = mark.view(r1 - r0, -1)
 
 
-class _Shader:
+class Shader:
     """Colours chunks of a scene's pixels; holds what all chunks share: numbers of the items, (B, 1) float32
     unless said otherwise.
     """
@@ -419,7 +431,6 @@ class _Shader:
         self.sharp = each(1.0 / np.sqrt(scene.soft**2 + 1.0))
         self.steep = {w: each(6.0 / np.sqrt(scene.soft**2 + w**2)) for w in set(MERGE.tolist())}
         fine, micro, self.line, self.kept = fade(7.0), fade(2.2), each(fade(4.0)), each(fade(14.0))
-        micro = micro * np.array([s.stain.grain for s in scene.slides])
         self.fine = torch.stack([each(fine), each(0.35 * fine)])  # (2, B, 1): grain, and chromatin
         self.micro = each(micro) if micro.max() > 0 else None
         columns = [*range(7), *[7] * scene.dab, *[8, 9, 10] * bool(scene.coarse.max() > 0)]
@@ -485,20 +496,13 @@ class _Shader:
 
         possible, folded, inked = self._possible(chunk, m, n)
         here, depth, thickness, owner = glands
-        loops = native.active(xy) if self.coarse.max() == 0 else None
-        distances: list[torch.Tensor] = []
         order = [MATERIAL[kind.base]]
-        if loops is None:
-            rank = torch.zeros(xy.shape[1:], device=device)  # the topmost layer's number, which grows upwards
-            count = 1 + sum(possible) + 2 * len(here)
-            # the layers' covers, and then their weights
-            weights = torch.empty((count, *rank.shape), device=device)
+        rank = torch.zeros(xy.shape[1:], device=device)  # the topmost layer's number, which grows upwards
+        count = 1 + sum(possible) + 2 * len(here)
+        # the layers' covers, and then their weights
+        weights = torch.empty((count, *rank.shape), device=device)
 
         def paint(material, d):
-            if loops is not None:
-                distances.append(d)
-                order.append(material)
-                return
             cover = torch.mul(d, steep[float(MERGE[material])], out=weights[len(order)])
             F.hardsigmoid(cover, inplace=True)  # that of 6 x is x + 0.5, held in [0, 1]
             torch.maximum(rank, d.sign().mul_(len(order)), out=rank)  # above 0 inside
@@ -522,11 +526,6 @@ class _Shader:
             paint(material, distance())
 
         thicker, light = self._artefacts(chunk, xy, m, n, folded, inked, mark)
-        if loops is not None:
-            rank, rgb = self._compiled(loops, items, xy, m, n, order, distances, nuclear, thicker)
-            for k, passes in light.items():
-                rgb[k] *= passes
-            return np.array(order), rank, rgb
 
         # from front to back: each layer's weight is its cover times what those in front let through
         left = torch.ones(rank.shape, device=device)
@@ -592,49 +591,6 @@ class _Shader:
         for k, passes in light.items():
             rgb[k] *= passes
         return np.array(order), rank, rgb
-
-    def _compiled(self, loops, items, xy, m, n, order, distances, nuclear, thicker):
-        """What `shade` does from the layers' distances to light, by compiled loops: which layer is topmost, and light."""
-        shape, offsets = xy.shape[1:], self.offsets[:, items]
-        steep = torch.stack([self.steep[float(MERGE[k])][items, 0] for k in order[1:]] or [self.soft[:0, 0]])
-        fat = [k == MATERIAL["fat"] for k in order]
-        border = None
-        if any(fat):
-            reached = np.zeros(shape, dtype=bool)  # where a cover is above 0
-            for d, s, is_fat in zip(distances, steep, fat[1:], strict=True):
-                if is_fat:
-                    reached |= (d * s[:, None]).numpy() > -3.0
-            some = torch.from_numpy(np.flatnonzero(reached))
-            border = torch.full(shape, -FAR)
-            place, near = (x.view(len(x), -1).index_select(1, some) for x in (xy, n[:3]))
-            border.view(-1).index_copy_(0, some, voronoi_edge(fat_points(place, near), FAT_CELL))
-        texture = [
-            sample(xy, 1 / 2.6, offsets * 3.0, 0, 2),
-            None if self.micro is None else sample(xy, 1 / 0.8, offsets * 5.0, 0, 2),
-            sample(fibre_coordinates(xy, m, n), 1 / 1.4, offsets * 13.0, 2, 1)[0],
-            sample(xy, 1 / 5.5, offsets * 11.0, 2, 1)[0],
-        ]
-        whole = None
-        if thicker:
-            whole = torch.ones(shape)
-            for k, t in thicker.items():
-                whole[k] = t
-        own = [self.sharp, *self.fine, self.sharp if self.micro is None else self.micro, self.line, self.kept]
-        rank, light = loops.colour(
-            distances,
-            steep,
-            self.table[order],
-            torch.tensor(fat, dtype=torch.uint8),
-            self.table[MATERIAL["membrane"]] - self.table[MATERIAL["fat"]],
-            n[2],
-            border,
-            torch.stack(own)[:, items, 0],
-            self.vectors[items] * -2.302585,
-            texture,
-            nuclear,
-            whole,
-        )
-        return rank, light.exp_().mul_(self.white[items, :, None]).clamp_(0, 1)
 
     def _artefacts(self, chunk, xy, m, n, folded, inked, mark):
         """Folds and ink on some of a chunk's items, labelled in mark (b, N): how much thicker the section is (N,)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from . import native
+from . import native, onepass
 from .geometry import Grid, turn
 from .noise import hash_lattice
 from .objects import Scene, material_at
@@ -85,7 +85,7 @@ class Slide:
         width, height = KINDS[self.kind].size
         return (-width / 2, -height / 2, width / 2, height / 2)
 
-    def render(self, grid: Grid, device=None, compiled: bool = False) -> View:
+    def render(self, grid: Grid, device=None, compiled: bool | None = None) -> View:
         """Render the slide on a grid; see `render_batch` for `device` and `compiled`."""
         return render_batch([(self, grid)], device, compiled)[0]
 
@@ -103,15 +103,16 @@ class Slide:
         return f"Slide(seed={self.seed}, kind={self.kind!r})"
 
 
-def render_batch(pairs, device=None, compiled: bool = False) -> list[View]:
+def render_batch(pairs, device=None, compiled: bool | None = None) -> list[View]:
     """Render (slide, grid) pairs together, which for small grids is many times faster than one by one.
 
     Args:
         pairs: a list of (`Slide`, `Grid`); kinds and sizes may be mixed.
         device: a torch device, the CPU when left out.
-        compiled: do the innermost loops in C, which the machine's C compiler makes ready in about a second, once a
-            process: faster on one core of a CPU, the same on a GPU. Labels are the same and colours agree to 1e-6;
-            where there is no compiler, a warning says so and the rendering goes on without.
+        compiled: whether compiled loops do the work on a CPU, several times faster on a core. The machine's C compiler
+            makes them when they are first asked for, in a second or two, and they are kept. Labels are the same with
+            and without and colours agree to 1e-5. Left out, they are used where there is a compiler; True also warns
+            where there is none.
 
     Returns:
         One `View` a pair, in order; each equals what `Slide.render` gives.
@@ -121,6 +122,7 @@ def render_batch(pairs, device=None, compiled: bool = False) -> list[View]:
     """
     device = torch.device("cpu" if device is None else device)
     pairs = list(pairs)
+    loops = native.loops(compiled) if device.type == "cpu" and pairs else None
     groups: dict = {}
     for k, pair in enumerate(pairs):
         if not (
@@ -138,7 +140,9 @@ def render_batch(pairs, device=None, compiled: bool = False) -> list[View]:
         for start in range(0, len(members), step):
             some = members[start : start + step]
             scene = Scene(KINDS[kind], [pairs[k][0] for k in some], [pairs[k][1] for k in some])
-            with native.use(compiled):
+            if loops is not None and onepass.serves(scene):
+                parts = onepass.render_scene(scene, loops)
+            else:
                 parts = render_scene(scene, device)
             for k, *part in zip(some, *parts, strict=True):
                 views[k] = View(*part)

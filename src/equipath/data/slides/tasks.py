@@ -42,7 +42,7 @@ class Rendered(Items):
         angle: degrees by which every view is turned; the places stay.
         stain: "he" or "dab".
         artefacts: whether slides may have folds and pen marks.
-        compiled: render with compiled loops, see `render_batch`.
+        compiled: whether compiled loops render, see `render_batch`.
 
     Raises:
         ValueError: an unknown split, or a number that cannot be.
@@ -65,7 +65,7 @@ class Rendered(Items):
         angle: float = 0.0,
         stain: str = "he",
         artefacts: bool = True,
-        compiled: bool = False,
+        compiled: bool | None = None,
     ):
         check_split("slides", split)
         if patients is None:
@@ -77,7 +77,7 @@ class Rendered(Items):
             raise ValueError(f"seed is a whole number between -2**62 and 2**62, got {seed!r}.")
         Grid((0.0, 0.0), (size, size), mpp, angle)  # raises for a bad mpp or angle before any work is done
         self.size, self.mpp, self.angle = int(size), float(mpp), float(angle)
-        self.compiled = bool(compiled)
+        self.compiled = compiled
         number = list(TASKS).index(self.task) if self.task in TASKS else 0
         key = np.arange(patients) + 1_000_000 * SPLITS.index(split)
         seeds = hash_lattice(seed, key, number, salt=99) >> np.uint64(4)
