@@ -1,5 +1,5 @@
-"""Rendering vector slides in batches, beside the same views one by one, and with compiled loops, beside the same batch
-without; the time is that of the whole batch."""
+"""Rendering vector slides in batches, beside the same views one by one, and beside the same batch without compiled
+loops; the time is that of the whole batch."""
 
 from collections.abc import Iterator
 
@@ -14,8 +14,8 @@ CASES = [("96 px at 0.97 µm, 32 views", 96, 0.97, 32, 0.5), ("512 px at 0.5 µm
 
 
 def rows(device, brief=False) -> Iterator[Row]:
-    """Two rows a kind and size: the batch beside the loop, and the compiled batch beside the batch; divide by the
-    number of views.
+    """Two rows a kind and size: the batch beside the loop, and beside the plain batch; divide by the number
+    of views.
     """
     for kind in list(KINDS)[: 1 if brief else None]:
         for shape, size, mpp, count, goal in CASES:
@@ -28,8 +28,8 @@ def rows(device, brief=False) -> Iterator[Row]:
             def batch(pairs=pairs):
                 return torch.stack([view.image for view in render_batch(pairs, device)])
 
-            def compiled(pairs=pairs):
-                return torch.stack([view.image for view in render_batch(pairs, device, compiled=True)])
+            def plain(pairs=pairs):
+                return torch.stack([view.image for view in render_batch(pairs, device, compiled=False)])
 
             def loop(pairs=pairs):
                 return torch.stack([slide.render(grid, device).image for slide, grid in pairs])
@@ -51,15 +51,15 @@ def rows(device, brief=False) -> Iterator[Row]:
             if torch.device(device).type == "cpu" and native.loops():
                 yield compare(
                     f"render {kind}, compiled",
-                    "the batch",
+                    "the plain batch",
                     shape,
-                    {"compiled": compiled},
-                    batch,
-                    chosen="compiled",
-                    goal=0.9,
+                    {"batch": batch},
+                    plain,
+                    chosen="batch",
+                    goal=0.6,
                     device=device,
-                    output=(compiled, batch),
-                    tolerance=1e-5,
+                    output=(batch, plain),
+                    tolerance=1e-3,
                     rounds=7,
                     seconds=6.0,
                 )
