@@ -124,6 +124,7 @@ def test_the_import_reader_sees_every_form(tmp_path, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_equipath_imports_without_the_course():
     """Every room of the library, in a Python that has the core dependencies and nothing else."""
     modules = [
@@ -252,6 +253,7 @@ def test_lock_and_installed_environment_are_the_same_set():
         assert Version(metadata.version(name)).public == Version(specifier[2:]).public, name
 
 
+@pytest.mark.slow
 def test_pip_check_is_clean():
     done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
@@ -395,6 +397,7 @@ def test_readme_links_lead_somewhere():
             assert (ROOT / target).exists(), target
 
 
+@pytest.mark.slow
 def test_readme_code_runs(tmp_path):
     """The lines for researchers, as they stand, show what the comment beside them says."""
     (block,) = re.findall(r"```python\n(.*?)```", README, re.S)

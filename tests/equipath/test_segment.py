@@ -148,6 +148,7 @@ def slide_with_glass(folder, mpp=1.0):
     ), pixels
 
 
+@pytest.mark.slow
 def test_a_slide_is_looked_at_where_there_is_tissue(tmp_path):
     path, pixels = slide_with_glass(tmp_path)
     model = unet()

@@ -49,7 +49,9 @@ def small(monkeypatch):
     monkeypatch.setattr("equipath.data.load", load)
 
 
-@pytest.mark.parametrize("network", ["unet", "seunet", "resnet18"])
+@pytest.mark.parametrize(
+    "network", ["unet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("seunet", "resnet18"))]
+)
 def test_train_leaves_a_network_that_can_be_taken_up_again(call, small, tmp_path, network):
     words = ("train", network, "--data", "both", "--epochs", 1, "--width", 2, "--lr", 0.01, "--batch-size", 4)
     done = call(*words)
@@ -64,6 +66,7 @@ def test_train_leaves_a_network_that_can_be_taken_up_again(call, small, tmp_path
     assert "epoch 1/" not in again.output
 
 
+@pytest.mark.slow
 def test_what_train_left_segments_a_picture(call, small, tmp_path):
     """`segment` takes classes and weights from the folder: its mask is the trained network's answer."""
     from PIL import Image
@@ -204,6 +207,7 @@ def test_report_says_what_it_wrote_or_why_not(call, monkeypatch, tmp_path):
     assert (done.exit_code, done.output) == (1, "equipath: results.md: No space left on device.\n")
 
 
+@pytest.mark.slow
 def test_a_training_asks_for_its_memory_to_be_kept():
     """In a process of its own: the same large tensors again cost almost no new pages."""
     code = """

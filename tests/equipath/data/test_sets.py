@@ -739,6 +739,7 @@ def test_a_full_disk_keeps_what_is_written(tmp_path, monkeypatch):
     assert len(read_folder(tmp_path / "a")) == 40
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing(tmp_path):
     """Killed without warning amid writing; the next process finishes, and keeps what was whole."""
     import subprocess

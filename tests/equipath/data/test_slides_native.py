@@ -16,7 +16,7 @@ from equipath.data.slides import CLASSES, KINDS, MATERIALS, Grid, Slide, native,
 from equipath.data.slides.noise import sample
 from equipath.data.wsi import write_slide
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]  # compiles; most draw whole slides
 
 ATOL = 2e-4  # PyTorch's square roots of the outline, half a millimetre wide, end before a soft edge's 0.1 nm
 LABELS = ("tissue", "nuclei", "tumour", "artefact", "material")

@@ -78,6 +78,7 @@ def test_the_page_says_who_was_done_early_where_data_are_fewest():
     assert gunet._longest(runs((4, 5), (7, 8)), 0.5) == []
 
 
+@pytest.mark.slow
 def test_a_run_is_saved_reported_and_repeated(tmp_path):
     options = dict(folder=tmp_path / "ck", progress=False, settings=TINY, results=tmp_path)
     first = run("slides", arms=("U-Net+", "P4M U-Net"), fractions=(1.0, 0.5), **options)

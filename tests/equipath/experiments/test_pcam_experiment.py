@@ -289,6 +289,7 @@ def test_the_page_says_where_the_symmetry_pays():
     assert pcam._scarce(few, 125) == []
 
 
+@pytest.mark.slow
 def test_a_run_is_saved_reported_and_repeated(tmp_path):
     options = dict(folder=tmp_path / "ck", progress=False, settings=TINY, results=tmp_path)
     first = run("slides", arms=("P4M-DenseNet", "DenseNet"), **options)

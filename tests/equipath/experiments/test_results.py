@@ -200,6 +200,7 @@ def test_without_runs_or_a_book_no_page_is_written(experiment, tmp_path):
         report.write(tmp_path / "book", tmp_path / "runs")
 
 
+@pytest.mark.slow
 def test_the_books_page_is_what_its_runs_give():
     """`equipath report` after a run, always: no number on the page was typed or is out of date."""
     folder = results_folder()
