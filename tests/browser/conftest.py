@@ -1,6 +1,7 @@
 """A browser and a JupyterLab for the tests that look at the screen. Screenshots go to build/screenshots."""
 
 import ctypes
+import json
 import os
 import re
 import shutil
@@ -96,32 +97,26 @@ def die_with_parent():
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
-@pytest.fixture
-def lab(tmp_path, request):
-    """Starts JupyterLab on a folder of its own, away from the user: `lab(files)(path)` is a URL."""
-    started = []
-
-    def start(files: dict[str, str]):
-        home, work = tmp_path / "home", tmp_path / "work"
-        for folder in (home, work):
-            folder.mkdir()
-        for name, text in files.items():
-            (work / name).write_text(text, encoding="utf-8")
-        token = "t" * 40
-        environment = {
-            k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "JPY_", "MPLBACKEND"))
-        }
-        environment |= {
-            "HOME": str(home),
-            "JUPYTER_CONFIG_DIR": str(home / "config"),
-            "JUPYTER_CONFIG_PATH": str(ROOT / "course" / "jupyter"),  # as `make lab` does
-            "JUPYTER_DATA_DIR": str(home / "data"),
-            "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-            "IPYTHONDIR": str(home / "ipython"),
-            "PYTHONPATH": str(ROOT / "tests" / "coursekit"),
-            "OMP_NUM_THREADS": "1",
-        }
-        log = (tmp_path / "lab.log").open("a")
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """One JupyterLab for the module, away from the user, because its start takes seconds: (address, token, folder, log)."""
+    root = tmp_path_factory.mktemp("lab")
+    home, work, said = root / "home", root / "work", root / "lab.log"
+    for folder in (home, work):
+        folder.mkdir()
+    token = "t" * 40
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "JPY_", "MPLBACKEND"))}
+    environment |= {
+        "HOME": str(home),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_CONFIG_PATH": str(ROOT / "course" / "jupyter"),  # as `make lab` does
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "IPYTHONDIR": str(home / "ipython"),
+        "PYTHONPATH": str(ROOT / "tests" / "coursekit"),
+        "OMP_NUM_THREADS": "1",
+    }
+    with said.open("a") as log:
         for _ in range(3):  # somebody else may take the port before JupyterLab has it
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
@@ -137,27 +132,61 @@ def lab(tmp_path, request):
                 cwd=work, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                 preexec_fn=die_with_parent,
             )  # fmt: skip
-            started.append((process, log))
             base = f"http://127.0.0.1:{port}"
-            for _ in range(600):
-                if process.poll() is not None:
-                    break
-                try:
-                    urllib.request.urlopen(f"{base}/api/status?token={token}", timeout=5).close()
-                    return lambda path: f"{base}/lab/tree/{path}?token={token}&reset"
-                except (urllib.error.URLError, OSError):
-                    time.sleep(0.2)
-        pytest.fail(f"JupyterLab did not answer: {(tmp_path / 'lab.log').read_text()[-2000:]}")
-
-    yield start
-    for process, log in started:
-        for kind in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, kind)
-                process.wait(10)
+            if answers(process, f"{base}/api/status?token={token}"):
                 break
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
-        log.close()
-    if getattr(request.node, "failed_in_browser", False) and started:
-        print((tmp_path / "lab.log").read_text()[-4000:])
+            end(process)
+        else:
+            pytest.fail(f"JupyterLab did not answer: {said.read_text()[-2000:]}")
+        yield base, token, work, said
+        end(process)
+
+
+def answers(process, url):
+    """Whether a server comes to answer at this address before it ends."""
+    for _ in range(600):
+        if process.poll() is not None:
+            return False
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return True
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    return False
+
+
+def end(process):
+    """Ends a server and all that it started."""
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, kind)
+            process.wait(10)
+            return
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+@pytest.fixture
+def lab(server, request):
+    """Puts files where JupyterLab serves them: `lab(files)(path)` is a URL. After the test they and its kernel are gone."""
+    base, token, work, said = server
+    begun = said.stat().st_size
+
+    def place(files: dict[str, str]):
+        for name, text in files.items():
+            (work / name).write_text(text, encoding="utf-8")
+        return lambda path: f"{base}/lab/tree/{path}?token={token}&reset"
+
+    yield place
+    sessions = f"{base}/api/sessions"
+    with urllib.request.urlopen(f"{sessions}?token={token}", timeout=60) as answer:
+        for session in json.load(answer):
+            address = f"{sessions}/{session['id']}?token={token}"
+            urllib.request.urlopen(urllib.request.Request(address, method="DELETE"), timeout=60).close()
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if getattr(request.node, "failed_in_browser", False):
+        print(said.read_text()[begun:][-4000:])
