@@ -47,13 +47,14 @@ def execute(tmp_path):
     return executor
 
 
-def test_a_lesson_runs_and_is_kept(write, execute):
+def test_a_lesson_runs_and_is_kept(write, execute, tmp_path):
     lesson = write(TEXT[len(HEADER) :])
     first = execute(lesson)
     assert first.ok, first.problems
     assert (first.points, first.max_points, first.figures, first.cached) == (5.0, 5.0, 1, False)
     assert first.seconds > 0
     assert first.peak_mb > 20
+    assert list((tmp_path / "cache").rglob("*.json"))
     again = execute(lesson)
     assert again.cached
     assert again.notebook == first.notebook
@@ -105,13 +106,14 @@ FAILING = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", FAILING)
-def test_what_is_wrong_with_a_run_is_told_with_its_line_and_not_kept(write, execute, case):
+def test_what_is_wrong_with_a_run_is_told_with_its_line_and_not_kept(write, execute, tmp_path, case):
     cells, words = FAILING[case]
     lesson = write(cells)
-    for _ in range(2):
+    for _ in range(2 if case == "error" else 1):  # each run starts a kernel
         result = execute(lesson)
         assert not result.cached
         assert any(words in p and p.startswith(str(lesson.path)) for p in result.problems), result.problems
+        assert not list((tmp_path / "cache").rglob("*.json")), "a failed run was kept"
 
 
 STUDENT_FAILING = {
