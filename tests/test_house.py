@@ -1,6 +1,7 @@
 """The rules of the house: arrows point down, pins agree, the README tells the truth, nothing slips in."""
 
 import ast
+import functools
 import importlib.metadata as metadata
 import importlib.util
 import inspect
@@ -63,9 +64,15 @@ def sources(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """A file's syntax tree, read once for all rules."""
+    return ast.parse(path.read_text())
+
+
 def imports(path: Path, top_only: bool = False) -> list[tuple[int, str]]:
     """(line, full module name) of every import in a file, also of those inside functions."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     package = path.relative_to(ROOT / "src").with_suffix("").parts if ROOT / "src" in path.parents else ()
     found = []
     for node in tree.body if top_only else ast.walk(tree):
@@ -317,7 +324,7 @@ def test_no_address_of_a_machine_or_an_index_is_written_down():
 def test_a_file_starts_with_a_paragraph(path):
     text = path.read_text()
     if text.strip() and not text.startswith("# ---"):  # a lesson starts with its header
-        prose = ast.get_docstring(ast.parse(text)) or ""
+        prose = ast.get_docstring(tree_of(path)) or ""
         assert len(prose.split()) >= 5, "say first what this file answers"
 
 
@@ -351,7 +358,7 @@ def test_public_names_are_documented(path):
             if isinstance(child, ast.ClassDef):
                 look(child, child.name)
 
-    look(ast.parse(path.read_text()), "")
+    look(tree_of(path), "")
     assert bare == []
 
 
