@@ -344,20 +344,22 @@ def test_a_finished_run_is_not_trained_again_and_can_be_made_longer(tmp_path):
     assert without_seconds(longer.history) == without_seconds(run(whole, 4).history)
 
 
-@pytest.mark.slow
-def test_killed_at_any_moment_a_run_goes_on_to_the_same_numbers(tmp_path):
-    """SIGKILL between batches, while each kind of file is half written, and just after the checkpoint."""
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "kill", tmp_path],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=one_thread(),
-    )
+@pytest.fixture(scope="module")
+def in_processes(tmp_path_factory):
+    """(folder, what it said) of the script with all runs in processes of their own: importing everything takes seconds."""
+    folder = tmp_path_factory.mktemp("processes")
+    done = subprocess.run([sys.executable, SCRIPT, folder], capture_output=True, text=True, timeout=280, env=one_thread())
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+    return folder, done.stdout
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_run_goes_on_to_the_same_numbers(in_processes):
+    """SIGKILL between batches, while each kind of file is half written, and just after the checkpoint."""
+    folder, printed = in_processes
+    said = json.loads(printed.splitlines()[-1])
     assert said["killed"] == said["places"] >= 6
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole, killed = folder / "whole", folder / "killed"
     assert (whole / "best.safetensors").read_bytes() == (killed / "best.safetensors").read_bytes()
     ends = [torch.load(folder / "last.pt", weights_only=True) for folder in (whole, killed)]
     assert same(ends[0]["model"], ends[1]["model"])
@@ -370,16 +372,14 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_numbers(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives_with_the_same_batch(tmp_path):
-    done = subprocess.run([sys.executable, SCRIPT, "share", tmp_path], capture_output=True, text=True, timeout=240,
-                          env=one_thread())  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    assert (tmp_path / "one" / "by 1").exists()
-    assert (tmp_path / "two" / "by 2").exists()
-    one, two = (load_file(tmp_path / name / "best.safetensors") for name in ("one", "two"))
+def test_two_processes_give_what_one_gives_with_the_same_batch(in_processes):
+    folder, _ = in_processes
+    assert (folder / "one" / "by 1").exists()
+    assert (folder / "two" / "by 2").exists()
+    one, two = (load_file(folder / name / "best.safetensors") for name in ("one", "two"))
     for name in one:
         assert torch.allclose(one[name], two[name], rtol=0, atol=1e-12), name
-    logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("one", "two")]
+    logs = [(folder / name / "log.csv").read_text().splitlines() for name in ("one", "two")]
     for a, b in zip(*(list(csv.DictReader(log)) for log in logs), strict=True):
         for column in ("train_loss", "validation_loss", "score"):
             assert float(a[column]) == pytest.approx(float(b[column]), abs=1e-6)

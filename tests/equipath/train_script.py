@@ -1,5 +1,5 @@
-"""What the tests of training run in processes of their own: `kill FOLDER` (a run that is killed again and again)
-and `share FOLDER` (one run by a single process and one by two that torchrun's launcher starts).
+"""What the tests of training run in processes of their own, below FOLDER: a run that is killed again and again, and
+one run by a single process and one by two that torchrun's launcher starts. All are forked from this one.
 """
 
 import json
@@ -116,4 +116,5 @@ def die_at(place, times):
 
 
 if __name__ == "__main__":
-    {"kill": kill, "share": share}[sys.argv[1]](Path(sys.argv[2]))
+    share(Path(sys.argv[1]))
+    kill(Path(sys.argv[1]))
