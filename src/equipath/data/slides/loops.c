@@ -44,6 +44,10 @@ static inline void noise_##COUNT(const double *x, const double *y, const double 
     }                                                                                                         \
     EACH first[k] = cell[1][k] * wide + cell[0][k] * COUNT;                                                   \
     EACH {                                                                                                    \
+        __builtin_prefetch(table + first[k]);                                                                 \
+        __builtin_prefetch(table + first[k] + wide);                                                          \
+    }                                                                                                         \
+    EACH {                                                                                                    \
         const float *nw = table + first[k];                                                                   \
         const float *ne = nw + (cell[0][k] < last ? COUNT : 0), *sw = nw + (cell[1][k] < last ? wide : 0);    \
         const float *se = sw + (ne - nw);                                                                     \
@@ -331,11 +335,12 @@ static void shade(const scene *s, int64_t item, int64_t row, int64_t c0, int lot
         if (from < 0 && !(sets >> ((-1 - from) / 2) & 1)) continue;
         const float *d = from >= 0 ? reg[from] : depth[(-1 - from) % 2][(-1 - from) / 2];
         const float *t = s->table + i * wide, steep = s->steep[(i - 1) * all + item];
-        float w[LOT], most = 0;
+        float w[LOT];
+        int some = 0;
         EACH w[k] = hold(d[k] * steep + 3, 0, 6) / 6 * left[k];
-        EACH most = most > w[k] ? most : w[k];
+        EACH some |= w[k] > 0;
         EACH top[k] = (top[k] == 0) & (d[k] > 0) ? i : top[k];
-        if (most == 0) continue;
+        if (!some) continue;
         EACH left[k] -= w[k];
         if (s->fat[i]) {
             EACH fats[k] += w[k];
