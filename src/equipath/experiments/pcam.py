@@ -638,9 +638,7 @@ def _rates(runs: Sequence[dict[str, Any]], data: str, size: str) -> list[str | T
             [run["metrics"].get("alike") for run in by[ours, lr] if run["seed"] in seeds] for lr in rates
         ]
         if all(all(values) for values in alike) and np.mean(alike[0]) > np.mean(alike[-1]) + 0.05:
-            text += (
-                " At too high a rate it is what is left: the poses come out alike, and the group is wasted."
-            )
+            text += " At the higher rate little else is left: the poses come out more alike, and the group is wasted."
     return [table, text]
 
 
