@@ -258,7 +258,8 @@ def test_the_page_says_what_the_rate_does(monkeypatch):
     assert [row[3] for row in table.rows] == ["0.500", "0.440", "0.460", "0.450"]
     assert [row[6] for row in table.rows] == ["0.99", "0.50", "–", "–"]
     assert (
-        "falls by 0.060 for P4M-DenseNet and by 0.010 for DenseNet+. P4M-DenseNet had the wrong rate" in text
+        "falls by 0.060 for P4M-DenseNet and by 0.010 for DenseNet+. Each at the rate" in text
+    assert "the test has 0.400 (P4M-DenseNet, 0.0015) and 0.400 (DenseNet+, 0.0015). P4M-DenseNet wants a lower rate" in text
     )
     assert "the group is wasted" in text
     assert (
@@ -266,7 +267,7 @@ def test_the_page_says_what_the_rate_does(monkeypatch):
         not in pcam._rates([fast, of("P4M-DenseNet", SMALL.lr, 0.44, alike=0.97), *plain], "pcam", "small")[1]
     )
     worse = of("P4M-DenseNet", SMALL.lr, 0.6)
-    assert "wrong rate" not in pcam._rates([fast, worse, *plain], "pcam", "small")[1]
+    assert "lower rate" not in pcam._rates([fast, worse, *plain], "pcam", "small")[1]
     assert pcam._rates([slow, *plain], "pcam", "small") == []
     assert pcam._rates([fast, other, *plain], "pcam", "small") == []
 
