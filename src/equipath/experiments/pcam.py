@@ -633,7 +633,8 @@ def _rates(runs: Sequence[dict[str, Any]], data: str, size: str) -> list[str | T
     text += f" Each at the rate that is best for it on validation patches, the test has {told}."
     if gained[ours] > max(0, gained[plain]):
         text += (
-            f" {ours} wants a lower rate, and there is a reason that fits, which so few runs do not prove. Adam moves every weight by about the rate, whatever its gradient. "
+            f" {ours} wants a lower rate, and there is a reason that fits, which so few runs do not prove. "
+            "Adam moves every weight by about the rate, whatever its gradient. "
             "A p4m filter has eight weights for each one of a plain filter, each √8 times smaller at first, so that their sum "
             "comes out as large. The eight move together for what looks the same in all poses: that part of the filter "
             "changes eight times as fast as a plain filter of as many fields."
