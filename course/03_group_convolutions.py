@@ -1448,12 +1448,12 @@ for arm in ("P4M U-Net", "U-Net+", "U-Net+ long"):
 
 # %% [markdown]
 # In the papers the equivariant network is best in every column, in segmentation at every share of the data. Ours
-# are runs of minutes on two cores, one or a few of each, and their order is weak evidence. On patches ours does not
-# repeat the papers' order: when this was written, P4M-DenseNet stood about two points of AUC *behind* both plain
-# networks. It stands behind on the patches that it was trained on, too, and loses nothing from those to other
-# patients, where the plain ones lose a little. So it has learned less in its 300 steps: at equal weights it has three
-# fields a layer where they have eight channels, and no patch comes twice, so that to need few examples is of little
-# use. On 125 patches, which come again and again, it stood ahead: three points before DenseNet+, ten before DenseNet.
+# are runs of minutes on two cores, one or a few of each, and their order is weak evidence. On all patches, when this
+# was written, P4M-DenseNet and the plain networks stood within what two seeds differ by: no patch comes twice in a
+# training of 300 steps, so to need few examples is of little use. On 125 patches, which come again and again, it stood
+# ahead, by three to four points of AUC, with one seed. It once stood behind, and the learning rate had a part in it:
+# one rate had been chosen for all, and P4M-DenseNet wants a lower one than the plain networks. Before you say that one
+# network is better, ask whether each was trained at its own rate.
 # In segmentation it stands ahead at equal steps, and one row tells more: *U-Net+ long* is the same plain
 # network, trained three times as long. As far as it comes nearer to P4M U-Net than U-Net+ does, what the symmetry
 # bought was time, and not accuracy. The numbers do not say that equivariance always pays. They do not touch that it
