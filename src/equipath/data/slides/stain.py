@@ -25,13 +25,12 @@ DAB = (0.27, 0.57, 0.78)
 @dataclass(frozen=True)
 class Stain:
     """A slide's stain and scanner: `vectors` (3, 3) absorption of haematoxylin, eosin, DAB; `white` (3,);
-    `blur` σ in µm; `grain`, the strength of the finest grain, 1 unless a look says otherwise.
+    `blur` σ in µm.
     """
 
     vectors: np.ndarray
     white: np.ndarray
     blur: float
-    grain: float = 1.0
 
     @staticmethod
     def draw(rng, families=(0, 1, 2, 3), dab=False):
