@@ -85,7 +85,7 @@ typedef struct {
     int64_t side;
     const int32_t *tape; int64_t steps;         /* (steps, 4): what, into which register, from which two */
     const float *scalars;                       /* (scalars, items) */
-    int64_t layers; const int32_t *from;        /* above the base; register of each, or -1 - 2 * set, -2 - 2 * set */
+    int64_t layers; const int32_t *order;        /* above the base; register of each, or -1 - 2 * set, -2 - 2 * set */
     const float *steep, *table;                 /* (layers, items), (layers + 1, columns) */
     int64_t stains;
     const uint8_t *fat; const float *change;    /* (layers + 1), (columns) */
@@ -331,7 +331,7 @@ static void shade(const scene *s, int64_t item, int64_t row, int64_t c0, int lot
     EACH { left[k] = 1; top[k] = 0; fats[k] = 0; }
     memset(ground, 0, sizeof ground);
     for (int i = s->layers; i > 0; i--) {
-        const int from = s->from[i - 1];
+        const int from = s->order[i - 1];
         if (from < 0 && !(sets >> ((-1 - from) / 2) & 1)) continue;
         const float *d = from >= 0 ? reg[from] : depth[(-1 - from) % 2][(-1 - from) / 2];
         const float *t = s->table + i * wide, steep = s->steep[(i - 1) * all + item];

@@ -146,7 +146,7 @@ def _found():
 
 
 def loops(wanted: bool | None = None):
-    """The compiled loops; None where no compiler makes them, which is an error's worth of a warning if `wanted`."""
+    """The compiled loops; None where no compiler makes them, with a warning if they are `wanted`."""
     if wanted is False:
         return None
     found, reason = _found()

@@ -13,8 +13,8 @@ import torch
 
 from .native import REAL, WHOLE, Loops, address, use
 from .noise import CHANNELS, WAVES, first_periods, table
-from .objects import BORDER_CELLS, FAT_CELL, GlandSet, areas, border_table, nuclei
-from .render import GLAND_WINDOWS, WINDOWS, Shader, gland_outlines, outlines
+from .objects import BORDER_CELLS, FAT_CELL, areas, border_table
+from .render import GLAND_WINDOWS, WINDOWS, Shader, gland_outlines, outlines, placed
 from .tape import Tape
 from .tissue import CLASS_OF, IS_TUMOUR, MATERIAL, MERGE
 
@@ -60,11 +60,7 @@ def render_scene(scene, loops: Loops):
     artefact = torch.zeros(shape, dtype=torch.int64)
     out = {"image": image, "label": label, "class": tissue, "tumours": tumour, "artefact": artefact, "names": ids}
     with torch.inference_mode(), use(loops):
-        sets: list[GlandSet] = []
-        glands = scene.kind.glands
-        for g, spec in enumerate(glands):  # as `render.py` has it
-            sets.append(GlandSet(scene, spec, 10 + g, 46.0 + 50.0 * (len(glands) - 1 - g), sets))
-        blobs = nuclei(scene, sets, float(scene.soft.max()) * 3.6 + 8.7)
+        sets, blobs = placed(scene)
         shader = Shader(scene, sets, torch.device("cpu"))
         arrays = _fields(scene, shader) | _layers(scene, sets, shader) | _blobs(scene, blobs) | _glands(scene, sets) | out
     numbers = {"height": height, "width": width, "items": batch}

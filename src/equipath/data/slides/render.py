@@ -357,18 +357,23 @@ def render_scene(scene: Scene, device):
     )
 
 
-def _paint(scene, image, label, tissue, tumour, artefact, ids):
-    """Fill a scene's image (B, 3, H * W) and labels, flat."""
-    batch, (height, width), device = len(scene.grids), scene.size, image.device
-    shape = (batch, height, width)
+def placed(scene):
+    """The glands of a scene, a list of sets, and its nuclei, or None where there are none to be seen."""
     sets: list[GlandSet] = []
     for g, spec in enumerate(
         scene.kind.glands
     ):  # the first are asked for farther out, since later ones keep clear of them
         sets.append(GlandSet(scene, spec, 10 + g, 46.0 + 50.0 * (len(scene.kind.glands) - 1 - g), sets))
-    present, *glands = _gland_maps(scene, sets, device)
     reach = float(scene.soft.max()) * 3.6 + 8.7  # of the longest spindle, out of focus
-    blobs = nuclei(scene, sets, reach) if scene.coarse.min() < 1 else None
+    return sets, nuclei(scene, sets, reach) if scene.coarse.min() < 1 else None
+
+
+def _paint(scene, image, label, tissue, tumour, artefact, ids):
+    """Fill a scene's image (B, 3, H * W) and labels, flat."""
+    batch, (height, width), device = len(scene.grids), scene.size, image.device
+    shape = (batch, height, width)
+    sets, blobs = placed(scene)
+    present, *glands = _gland_maps(scene, sets, device)
     sums = _splat(scene, blobs, ids)
     if scene.coarse.max() >= 1:
         ids.view(batch, -1).mul_(torch.from_numpy(scene.coarse < 1).to(device)[:, None])
