@@ -394,8 +394,8 @@ def run(
     if data == "slides":
         turned = [(test[0][chosen], test[1][chosen])]
         for angle in ANGLES:
-            images, masks, _ = pictures(data, "test", settings, root=root, angle=angle)
-            turned.append((images[chosen], masks[chosen]))
+            again = pictures(data, "test", settings, root=root, angle=angle)
+            turned.append((again[0][chosen], again[1][chosen]))
 
     out = {}
     for fraction in fractions:

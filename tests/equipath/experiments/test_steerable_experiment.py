@@ -25,6 +25,7 @@ from equipath.experiments.steerable import (
     report,
     run,
 )
+from equipath.experiments.runs import Runs
 from equipath.groups import P4M
 from equipath.losses import dice_cross_entropy
 from equipath.models.summary import count_parameters
@@ -278,6 +279,21 @@ def test_marked_places_are_where_the_small_field_lies():
         run("pairs", arms=("U-Net+",))
     with pytest.raises(ValueError, match="known are U-Net"):
         run("pairs", arms=("U-Net long",))
+
+
+def test_networks_are_trained_on_training_slides_and_not_on_the_turned_test_slides(monkeypatch):
+    few = replace(TINY, patients=3, per_patient=2, pictures=2)
+    given = []
+    monkeypatch.setattr(
+        Runs, "one", lambda self, net, train, validation, *_, **__: given.append((train, validation)) or {}
+    )
+    run("slides", arms=ARMS[:2], progress=False, settings=few)
+    expected = [pictures("slides", split, few)[:2] for split in ("train", "val")]
+    assert len(given) == 2
+    for both in given:
+        for (images, masks), (wanted, truth) in zip(both, expected, strict=True):
+            assert torch.equal(images, wanted)
+            assert torch.equal(masks, truth)
 
 
 @pytest.mark.slow
