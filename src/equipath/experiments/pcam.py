@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from equipath.data import load
 from equipath.data.slides import Grid, Slide, render_batch
 from equipath.equivariance import Rotation
-from equipath.experiments.results import Picture, Table, at_rate, cell, grouped, mean_sd, want_of_steps
+from equipath.experiments.comparisons import Column, at_rate, rates_of, seeds_of, steps_of
+from equipath.experiments.results import Picture, Table, cell, grouped, mean_sd
 from equipath.experiments.results import load as load_runs
 from equipath.experiments.runs import Runs
 from equipath.metrics import (
@@ -491,18 +492,18 @@ def report(results: Sequence[dict[str, Any]]) -> list[str | Table | Picture]:
     ]
     for (data, size), runs in grouped(results, "data", "size").items():
         everything, runs = runs, at_rate(runs, dict.fromkeys(ARMS + LONG, SETTINGS[size].lr))
-        seeds = len({run["seed"] for run in runs})
-        on = f"{data}, size {size}, {seeds} seed{'s' * (seeds > 1)}"
+        where = f"{data}, size {size}"
         whole = grouped([run for run in runs if run["config"]["fraction"] == 1], "model")
         arms = [arm for arm in ARMS if (arm,) in whole]
+        on = f"{where}, {seeds_of(*(len(whole[(arm,)]) for arm in arms))}"
         if data != "breakhis":
             parts.append(_patches(whole, arms, on))
             parts += _fitting(whole, arms, on)
-            parts += _rates(everything, data, size)
-            parts += _longer([run for run in everything if run["config"]["fraction"] == 1], on)
+            parts += _rates(everything, where)
+            parts += _longer(everything, where)
         lesser = grouped(runs, "model", "fraction")
         if len({run["config"]["fraction"] for run in runs}) > 1:
-            parts += _fractions(lesser, data, size, on)
+            parts += _fractions(lesser, data, size)
         if data != "pcam":
             parts.append(_slides(whole, arms, on))
     return parts
@@ -588,48 +589,32 @@ def _named(arm: str, runs: Sequence[dict[str, Any]], first: dict[str, Any]) -> s
     return arm if lr == first["lr"] else f"{arm}, rate {lr:g}"
 
 
-def _rates(runs: Sequence[dict[str, Any]], data: str, size: str) -> list[str | Table]:
-    """What the rate does to P4M-DenseNet and to DenseNet+, over the seeds that have them at every rate."""
-    by = {
-        (model, run_lr): some
-        for (model, run_lr, fraction), some in grouped(runs, "model", "lr", "fraction").items()
-        if model in COMPARED[:2] and fraction == 1
-    }
-    rates = [
-        lr
-        for lr in sorted({lr for _, lr in by}, reverse=True)
-        if all((arm, lr) in by for arm in COMPARED[:2])
-    ]
-    if len(rates) < 2:
-        return []
-    seeds = set.intersection(*({run["seed"] for run in by[arm, lr]} for arm in COMPARED[:2] for lr in rates))
-    if not seeds:
-        return []
-    names = ("training_nll", "validation_nll", "nll")
-    rows, reached, tested = [], {}, {}
-    for arm in COMPARED[:2]:
-        for lr in rates:
-            some = [run for run in by[arm, lr] if run["seed"] in seeds]
-            rows.append([
-                arm, f"{lr:g}", *(cell(some, name) for name in names), cell(some, "auc", 1, 100), cell(some, "alike", 2),
-                cell(some, "independent", 1),
-            ])  # fmt: skip
-            tested[arm, lr] = float(np.mean([run["metrics"]["nll"] for run in some]))
-            reached[arm, lr] = float(np.mean([run["metrics"]["validation_nll"] for run in some]))
-    table = Table(
-        ("network", "rate", "NLL, training", "NLL, validation", "NLL, test", "AUC", "poses alike", "features"), rows,
-        f"The rate of learning ({data}, size {size}, {len(seeds)} seed{'s' * (len(seeds) > 1)}). Poses alike: what share "
-        "of a field's variance its eight poses have in common, after the third of five steps. Features: as how many "
-        "independent ones the maps count that the head sees (participation ratio).",
-    )  # fmt: skip
+def _rates(runs: Sequence[dict[str, Any]], on: str) -> list[str | Table]:
+    """What the rate does to P4M-DenseNet and to DenseNet+."""
     ours, plain = COMPARED[:2]
-    gained = {arm: reached[arm, rates[0]] - reached[arm, rates[-1]] for arm in (ours, plain)}
+    columns = (
+        Column("NLL, training", "training_nll"), Column("NLL, validation", "validation_nll"), Column("NLL, test", "nll"),
+        Column("AUC", "auc", 1, 100), Column("poses alike", "alike", 2), Column("features", "independent", 1),
+    )  # fmt: skip
+    found = rates_of(
+        runs, (ours, plain), columns, "validation_nll", on,
+        " Poses alike: what share of a field's variance its eight poses have in common, after the third of five steps. "
+        "Features: as how many independent ones the maps count that the head sees (participation ratio).",
+    )  # fmt: skip
+    if found is None:
+        return []
+    rates = {arm: [lr for its, lr in found.runs if its == arm] for arm in found.best}
+    if set(rates) != {ours, plain} or rates[ours] != rates[plain]:
+        return [found.table]
+    low, high = rates[ours][0], rates[ours][-1]
+    gained = {
+        arm: found.mean(arm, high, "validation_nll") - found.mean(arm, low, "validation_nll") for arm in rates
+    }
     text = (
-        f"From a rate of {rates[0]:g} to {rates[-1]:g} the NLL on validation patches falls by {gained[ours]:.3f} for {ours} "
-        f"and by {gained[plain]:.3f} for {plain}."
+        f"From a rate of {high:g} to {low:g} the NLL on validation patches changes by {-gained[ours]:+.3f} for {ours} "
+        f"and by {-gained[plain]:+.3f} for {plain}."
     )
-    own = {arm: min(rates, key=lambda lr, arm=arm: reached[arm, lr]) for arm in (ours, plain)}  # type: ignore[misc]
-    told = " and ".join(f"{tested[arm, lr]:.3f} ({arm}, {lr:g})" for arm, lr in own.items())
+    told = " and ".join(f"{found.mean(arm, lr, 'nll'):.3f} ({arm}, {lr:g})" for arm, lr in found.best.items())
     text += f" Each at the rate that is best for it on validation patches, the test has {told}."
     if gained[ours] > max(0, gained[plain]):
         text += (
@@ -639,49 +624,21 @@ def _rates(runs: Sequence[dict[str, Any]], data: str, size: str) -> list[str | T
             "comes out as large. The eight move together for what looks the same in all poses: that part of the filter "
             "changes eight times as fast as a plain filter of as many fields."
         )
-        alike = [
-            [run["metrics"].get("alike") for run in by[ours, lr] if run["seed"] in seeds] for lr in rates
-        ]
-        if all(all(values) for values in alike) and np.mean(alike[0]) > np.mean(alike[-1]) + 0.05:
+        alike = [[run["metrics"].get("alike") for run in found.runs[ours, lr]] for lr in (high, low)]
+        if all(all(values) for values in alike) and np.mean(alike[0]) > np.mean(alike[1]) + 0.05:
             text += " At the higher rate little else is left: the poses come out more alike, and the group is wasted."
-    return [table, text]
+    return [found.table, text]
 
 
 def _longer(runs: Sequence[dict[str, Any]], on: str) -> list[str | Table]:
-    """What three times as many steps change for P4M-DenseNet and DenseNet+, and whether P4M was behind for want of them.
-
-    Asked of the seeds that there are of the longer training; decided on validation patches.
-    """
-    every = grouped(runs, "model", "lr")
-    both = sorted(lr for arm, lr in every if arm == LONG[0] and (LONG[1], lr) in every)
-    if not both:
-        return []
-    lr = both[0]
-    whole = {(arm,): some for (arm, its), some in every.items() if its == lr}
-    seeds = set.intersection(*({run["seed"] for run in whole[(arm,)]} for arm in LONG))
-    rows, gaps = [], []
-    for kind in ("", " long"):
-        reached = []
-        for arm in (name.removesuffix(" long") + kind for name in LONG):
-            some = [run for run in whole.get((arm,), []) if run["seed"] in seeds]
-            if not some:
-                return []
-            config = some[0]["config"]
-            seen = config["epochs"] * config["batches"] * config["batch"]
-            names = ("training_nll", "validation_nll", "nll")
-            rows.append([arm, f"{seen:,}", *(cell(some, name) for name in names), cell(some, "auc", 1, 100)])
-            reached.append(np.mean([run["metrics"]["validation_nll"] for run in some]))
-        gaps.append(float(reached[0] - reached[1]))
-    chosen = ", ".join(map(str, sorted(seeds)))
-    table = Table(
-        ("network", "patches seen", "NLL, training", "NLL, validation", "NLL, test", "AUC"), rows,
-        f"Three times as many steps ({on.rsplit(',', 1)[0]}, seed {chosen}), at a rate of {lr:g}.",
+    """What three times as many steps change for P4M-DenseNet and DenseNet+."""
+    columns = (
+        Column("NLL, training", "training_nll"), Column("NLL, validation", "validation_nll"), Column("NLL, test", "nll"),
+        Column("AUC", "auc", 1, 100),
     )  # fmt: skip
-    return [
-        table,
-        f"Against DenseNet+, P4M-DenseNet's NLL on validation patches is {gaps[0]:+.3f} after the short training and "
-        f"{gaps[1]:+.3f} after the long one{want_of_steps(*gaps)}.",
-    ]
+    ours, plain = COMPARED[:2]
+    gap = Column("NLL on validation patches", "validation_nll")
+    return steps_of(runs, (ours, plain), [(plain, ours)], columns, gap, on)
 
 
 def _rise(runs: Sequence[dict[str, Any]]) -> float:
@@ -689,12 +646,12 @@ def _rise(runs: Sequence[dict[str, Any]]) -> float:
     return float(np.mean([run["metrics"]["nll"] - run["metrics"]["training_nll"] for run in runs]))
 
 
-def _fractions(
-    by: dict[Any, list[dict[str, Any]]], data: str, size: str, on: str
-) -> list[str | Table | Picture]:
+def _fractions(by: dict[Any, list[dict[str, Any]]], data: str, size: str) -> list[str | Table | Picture]:
     from matplotlib.figure import Figure
 
     shares = sorted({fraction for arm, fraction in by if arm in COMPARED}, reverse=True)
+    runs_of = [len(some) for (arm, _), some in by.items() if arm in COMPARED]
+    on = f"{data}, size {size}, {seeds_of(*runs_of)}"
     known = [next(by[(arm, share)] for arm in COMPARED if (arm, share) in by) for share in shares]
     counts = [runs[0]["config"]["patches"] for runs in known]
     rows, said = [], []
@@ -764,7 +721,7 @@ def _slides(whole: dict[Any, list[dict[str, Any]]], arms: list[str], on: str) ->
         if "froc" in some[0]["metrics"]:
             lesions = [cell(some, "froc"), _interval(some, "froc_interval", 2)]
         values = ([run["metrics"][name] for run in some] for name in ("transfer_accuracy", "transfer_auc"))
-        rows.append([arm, *lesions, *(mean_sd(value, 1, 100) for value in values)])
+        rows.append([_named(arm, some, config), *lesions, *(mean_sd(value, 1, 100) for value in values)])
     return Table(
         ("network", "FROC score", "95 % of it", "breast, accuracy", "breast, AUC"), rows,
         f"Lesions in {config['regions']} parts of slides (mean sensitivity at 1/4 … 8 false positives a part), and "

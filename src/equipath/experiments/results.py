@@ -27,7 +27,6 @@ from equipath.train import TrainingError, device_name
 __all__ = [
     "Picture",
     "Table",
-    "at_rate",
     "cell",
     "flat",
     "grouped",
@@ -35,7 +34,6 @@ __all__ = [
     "mean_sd",
     "results_folder",
     "save",
-    "want_of_steps",
 ]
 
 FIELDS = ("experiment", "data", "size", "config", "seed", "versions", "seconds", "device", "metrics")
@@ -189,28 +187,6 @@ def mean_sd(values: Iterable[float | None], digits: int = 3, scale: float = 1.0)
 def cell(runs: Iterable[dict[str, Any]], metric: str, digits: int = 3, scale: float = 1.0) -> str:
     """`mean_sd` of one metric over runs that differ in their seed alone; `scale=100` gives percent."""
     return mean_sd((run["metrics"].get(metric) for run in runs), digits, scale)
-
-
-def at_rate(runs: Iterable[dict[str, Any]], rates: dict[str, float]) -> list[dict[str, Any]]:
-    """Of networks that were trained at several rates the runs at the one in `rates`; of others all."""
-    kept = []
-    for (arm, _), some in grouped(runs, "model", "fraction").items():
-        chosen = [run for run in some if run["config"].get("lr") == rates.get(arm)]
-        kept += chosen or some
-    return kept
-
-
-def want_of_steps(short: float, long: float) -> str:
-    """What the gaps to another network (positive: behind) after a short and a long training say, as the end of a
-    sentence: "" for a network that was not behind.
-    """
-    if short <= 0:
-        return ""
-    if long <= 0:
-        return ": it was behind for want of steps"
-    if long < short / 2:
-        return ": more than half of what it lacked was steps"
-    return ": it does not lack steps alone"
 
 
 def flat(metrics: dict[str, Any], start: str = "") -> dict[str, Any]:

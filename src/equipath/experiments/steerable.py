@@ -28,7 +28,8 @@ from equipath.data import load
 from equipath.data.items import nested
 from equipath.data.slides.tasks import TissueTypes
 from equipath.equivariance import Rotation, RotoReflection, equivariance_error
-from equipath.experiments.results import Picture, Table, at_rate, cell, grouped, mean_sd, want_of_steps
+from equipath.experiments.comparisons import Column, at_rate, rates_of, seeds_of, steps_of
+from equipath.experiments.results import Picture, Table, cell, grouped, mean_sd
 from equipath.experiments.results import load as load_runs
 from equipath.experiments.runs import Runs
 from equipath.losses import dice_cross_entropy
@@ -448,16 +449,16 @@ def report(results: Sequence[dict[str, Any]]) -> list[str | Table | Picture]:
     ]
     for (data, size), runs in grouped(results, "data", "size").items():
         everything, runs = runs, _at_rates(runs, data, size)
-        seeds = len({run["seed"] for run in runs})
-        on = f"{data}, size {size}, {seeds} seed{'s' * (seeds > 1)}"
+        where = f"{data}, size {size}"
         by = grouped([run for run in runs if run["config"].get("fraction", 1) == 1], "model")
+        on = f"{where}, {seeds_of(*(len(some) for (arm,), some in by.items() if arm not in LONG))}"
         if data in ("pairs", "ocelot"):
-            parts += [_pair_table(by, on), *_context(by)]
+            parts += [_pair_table(by, on), *_context(by), *_rates(everything, PAIR_ARMS, where)]
             continue
         if any((arm,) in by for arm in ARMS):
             parts.append(_square(by, on))
-        parts += _rates(everything, data, size)
-        parts += _longer(by, data, size)
+        parts += _rates(everything, ARMS, where)
+        parts += _longer(everything, where)
         parts += _fewer(runs, data, size)
         if data == "slides":
             parts += [_by_class(by, on), _angles(by, data, size, on)]
@@ -491,77 +492,34 @@ def _square(by: dict[Any, list[dict[str, Any]]], on: str) -> Table:
     )  # fmt: skip
 
 
-def _rates(runs: Sequence[dict[str, Any]], data: str, size: str) -> list[str | Table]:
-    """What the rate does to each network, over the seeds that there are at every rate."""
-    by = grouped([run for run in runs if run["config"].get("fraction", 1) == 1], "model", "lr")
-    rates = {arm: sorted(lr for model, lr in by if model == arm) for arm in ARMS}
-    rates = {arm: several for arm, several in rates.items() if len(several) > 1}
-    if not rates:
+def _rates(runs: Sequence[dict[str, Any]], arms: Sequence[str], on: str) -> list[str | Table]:
+    """What the rate does to each network."""
+    columns = (
+        Column("loss, training", "training_loss"), Column("loss, validation", "validation_loss"),
+        Column("loss, test", "loss"), Column("Dice, test", "dice"),
+    )  # fmt: skip
+    if (found := rates_of(runs, arms, columns, "validation_loss", on)) is None:
         return []
-    seeds = set.intersection(
-        *({run["seed"] for run in by[arm, lr]} for arm, several in rates.items() for lr in several)
-    )
-    if not seeds:
-        return []
-    rows, changes = [], []
-    names = ("training_loss", "validation_loss", "loss", "dice")
-    for arm, several in rates.items():
-        reached = []
-        for lr in several:
-            some = [run for run in by[arm, lr] if run["seed"] in seeds]
-            rows.append([arm, f"{lr:g}", *(cell(some, name) for name in names)])
-            reached.append(float(np.mean([run["metrics"]["validation_loss"] for run in some])))
-        best = int(np.argmin(reached))
-        changes.append(f"{several[best]:g} ({arm})")
-    text = f"On validation pictures the best of these rates are {', '.join(changes)}."
-    if any(arm.startswith("steerable") for arm in rates):
+    best = ", ".join(f"{lr:g} ({arm})" for arm, lr in found.best.items())
+    text = f"On validation pictures the best of these rates are {best}."
+    if any(arm.startswith("steerable") for arm in found.best):
         text += (
             " Adam moves every weight by about the rate, so what a rate does depends on how large the weights are. A "
             "steerable layer weighs kernels of unit energy, and its weights are three to four times as large as a plain "
             "filter's: it wants a higher rate."
         )
-    return [
-        Table(
-            ("network", "rate", "loss, training", "loss, validation", "loss, test", "Dice, test"), rows,
-            f"The rate of learning ({data}, size {size}, {len(seeds)} seed{'s' * (len(seeds) > 1)}).",
-        ),
-        text,
-    ]  # fmt: skip
+    return [found.table, text]
 
 
-def _longer(by: dict[Any, list[dict[str, Any]]], data: str, size: str) -> list[str | Table]:
-    """What three times as many steps change, on the seeds that both trainings of a network have."""
-    rows: list[list[str]] = []
-    gaps: dict[str, list[float]] = {}
-    seeds = set.union(set(), *({run["seed"] for run in by[(arm,)]} for arm in LONG if (arm,) in by))
-    for arm in ARMS:
-        pair = [
-            [run for run in by.get((f"{arm}{end}",), []) if run["seed"] in seeds] for end in ("", " long")
-        ]
-        if not all(pair) or any("training_loss" not in run["metrics"] for some in pair for run in some):
-            continue
-        for end, some in zip(("", " long"), pair, strict=True):
-            names = ("training_loss", "validation_loss", "loss", "training_dice", "dice")
-            rows.append([f"{arm}{end}", *(cell(some, name) for name in names)])
-        gaps[arm] = [float(np.mean([run["metrics"]["validation_loss"] for run in some])) for some in pair]
-    if not rows:
-        return []
-    words = []
-    for plain, ours in (("U-Net", "steerable U-Net"), ("U-Net+", "steerable U-Net+")):
-        if plain in gaps and ours in gaps:
-            short, long = (b - a for a, b in zip(gaps[plain], gaps[ours], strict=True))
-            words.append(
-                f"Against {plain}, {ours}'s loss on validation pictures is {short:+.3f} after the short training and "
-                f"{long:+.3f} after the long one{want_of_steps(short, long)}."
-            )
-    return [
-        Table(
-            ("network", "loss, training", "loss, validation", "loss, test", "Dice, training", "Dice, test"), rows,
-            f"Three times as many steps ({data}, size {size}, {len(seeds)} seed{'s' * (len(seeds) > 1)}); up to 96 of the "
-            "training and validation pictures, as they are.",
-        ),
-        *([" ".join(words)] if words else []),
-    ]  # fmt: skip
+def _longer(runs: Sequence[dict[str, Any]], on: str) -> list[str | Table]:
+    """What three times as many steps change."""
+    columns = (
+        Column("loss, training", "training_loss"), Column("loss, validation", "validation_loss"),
+        Column("loss, test", "loss"), Column("Dice, training", "training_dice"), Column("Dice, test", "dice"),
+    )  # fmt: skip
+    against = [(arm, f"steerable {arm}") for arm in ("U-Net", "U-Net+")]
+    gap = Column("loss on validation pictures", "validation_loss")
+    return steps_of(runs, ARMS, against, columns, gap, on)
 
 
 def _fewer(runs: Sequence[dict[str, Any]], data: str, size: str) -> list[str | Table]:
@@ -596,8 +554,8 @@ def _fewer(runs: Sequence[dict[str, Any]], data: str, size: str) -> list[str | T
     return [
         Table(
             ("network", *header), rows,
-            f"The same test after training on fewer pictures, whole patients ({data}, size {size}, {len(common)} "
-            f"seed{'s' * (len(common) > 1)}): {', '.join(map(str, counts))} of them. The number of steps is the same.",
+            f"The same test after training on fewer pictures, whole patients ({data}, size {size}, {seeds_of(len(common))}): "
+            f"{', '.join(map(str, counts))} of them. The number of steps is the same.",
         ),
         *_lost(few, arms, shares, counts),
     ]  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from equipath.experiments import pcam, results
+from equipath.experiments import comparisons, pcam, results
 from equipath.experiments.pcam import (
     ARMS,
     SMALL,
@@ -240,12 +240,12 @@ def test_the_page_says_what_the_rate_does(monkeypatch):
     fast, slow = of("P4M-DenseNet", 0.01, 0.5, alike=0.99), of("P4M-DenseNet", SMALL.lr, 0.44, alike=0.5)
     plain = [of("DenseNet+", 0.01, 0.46), of("DenseNet+", SMALL.lr, 0.45)]
     other = of("P4M-DenseNet", SMALL.lr, 9.0, seed=1)
-    assert results.at_rate([fast, slow, *plain, other], dict.fromkeys(ARMS, SMALL.lr)) == [
+    assert comparisons.at_rate([fast, slow, *plain, other], dict.fromkeys(ARMS, SMALL.lr)) == [
         slow,
         other,
         plain[1],
     ]
-    assert results.at_rate([fast, plain[1]], dict.fromkeys(ARMS, SMALL.lr)) == [
+    assert comparisons.at_rate([fast, plain[1]], dict.fromkeys(ARMS, SMALL.lr)) == [
         fast,
         plain[1],
     ]  # the only one there is
@@ -253,22 +253,23 @@ def test_the_page_says_what_the_rate_does(monkeypatch):
     part["config"]["fraction"] = 0.25
     monkeypatch.setattr(pcam, "load_runs", lambda *_, **__: [fast, slow, *plain, part])
     assert pcam.stored("pcam") == [slow, plain[1]]  # what a lesson shows
-    table, text = pcam._rates([fast, slow, other, *plain], "pcam", "small")
-    assert [row[1] for row in table.rows] == ["0.01", f"{SMALL.lr:g}"] * 2
-    assert [row[3] for row in table.rows] == ["0.500", "0.440", "0.460", "0.450"]
-    assert [row[6] for row in table.rows] == ["0.99", "0.50", "–", "–"]
-    assert "falls by 0.060 for P4M-DenseNet and by 0.010 for DenseNet+. Each at the rate" in text
+    table, text = pcam._rates([fast, slow, other, *plain], "pcam, size small")
+    assert [row[1] for row in table.rows] == [f"{SMALL.lr:g}", "0.01"] * 2
+    assert [row[3] for row in table.rows] == ["0.440", "0.500", "0.450", "0.460"]
+    assert [row[6] for row in table.rows] == ["0.50", "0.99", "–", "–"]
+    assert "changes by -0.060 for P4M-DenseNet and by -0.010 for DenseNet+. Each at the rate" in text
     assert "the test has 0.400 (P4M-DenseNet, 0.0015) and 0.400 (DenseNet+, 0.0015)." in text
     assert "P4M-DenseNet wants a lower rate" in text
     assert "the group is wasted" in text
     assert (
         "wasted"
-        not in pcam._rates([fast, of("P4M-DenseNet", SMALL.lr, 0.44, alike=0.97), *plain], "pcam", "small")[1]
+        not in pcam._rates([fast, of("P4M-DenseNet", SMALL.lr, 0.44, alike=0.97), *plain], "pcam, size small")[1]
     )
     worse = of("P4M-DenseNet", SMALL.lr, 0.6)
-    assert "lower rate" not in pcam._rates([fast, worse, *plain], "pcam", "small")[1]
-    assert pcam._rates([slow, *plain], "pcam", "small") == []
-    assert pcam._rates([fast, other, *plain], "pcam", "small") == []
+    assert "lower rate" not in pcam._rates([fast, worse, *plain], "pcam, size small")[1]
+    (alone,) = pcam._rates([slow, *plain], "pcam, size small")  # P4M at one rate: nothing to say of the two
+    assert [row[0] for row in alone.rows] == ["DenseNet+"] * 2
+    assert pcam._rates([fast, other, *plain], "pcam, size small") == []
 
 
 def test_the_page_says_where_the_symmetry_pays():
@@ -321,18 +322,19 @@ def test_the_page_says_whether_p4m_was_behind_for_want_of_steps():
             ]
         return found
 
-    table, text = pcam._longer(whole(-0.01), "pcam, size small, 2 seeds")
+    table, text = pcam._longer(whole(-0.01), "pcam, size small")
     assert [row[:2] for row in table.rows] == [
-        ["P4M-DenseNet", "4,800"], ["DenseNet+", "4,800"], [pcam.LONG[0], "14,400"], [pcam.LONG[1], "14,400"],
+        ["P4M-DenseNet", "5"], [pcam.LONG[0], "15"], ["DenseNet+", "5"], [pcam.LONG[1], "15"],
     ]  # fmt: skip
     assert table.rows[0][3] == "0.500"  # of the seeds of the long training alone
-    assert "(pcam, size small, seed 0)" in table.caption
+    assert "(pcam, size small, 1 seed)" in table.caption
     assert "is +0.040 after the short training and -0.010 after the long one: it was behind for want" in text
     assert "more than half" in pcam._longer(whole(0.01), "")[1]
     assert "not lack steps alone" in pcam._longer(whole(0.03), "")[1]
-    assert f"rate of {SMALL.lr:g}" in table.caption
+    assert f"rate of learning: {SMALL.lr:g}." in table.caption
     few = [run for run in whole(0.03) if run["config"]["model"] != pcam.LONG[1]]
-    assert pcam._longer(few, "") == []
+    (alone,) = pcam._longer(few, "")  # nothing to compare with: no sentence
+    assert [row[0] for row in alone.rows] == ["P4M-DenseNet", pcam.LONG[0]]
     # Short and long runs are compared at one rate.
     for each in (mixed := whole(0.03)):
         each["config"]["lr"] *= 1 + ("long" in each["config"]["model"])

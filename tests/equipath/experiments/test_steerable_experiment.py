@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from equipath.experiments import results, steerable
+from equipath.experiments.runs import Runs
 from equipath.experiments.steerable import (
     ANGLES,
     ARMS,
@@ -25,7 +26,6 @@ from equipath.experiments.steerable import (
     report,
     run,
 )
-from equipath.experiments.runs import Runs
 from equipath.groups import P4M
 from equipath.losses import dice_cross_entropy
 from equipath.models.summary import count_parameters
