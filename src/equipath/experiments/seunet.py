@@ -29,6 +29,7 @@ from equipath.data import load
 from equipath.data.items import IGNORE
 from equipath.data.stains import StainNormalizer
 from equipath.equivariance import Scaling, pair_ratios
+from equipath.experiments.comparisons import seeds_of
 from equipath.experiments.results import Picture, Table, grouped, mean_sd
 from equipath.experiments.runs import Runs
 from equipath.metrics import confusion_matrix
@@ -547,10 +548,15 @@ def report(results: list[dict[str, Any]]) -> list[Any]:
                 parts += _heads(some, data, size)
                 parts.append(_matrices_picture(some, data, size))
         if any(arm.endswith("σ") for arm, _ in arms):
-            parts.append(_sigma_table(arms, data, size))
+            parts += _sigma_table(arms, data, size)
             parts += _sigma_text(arms)
             parts.append(_sigma_picture(arms, data, size))
     return parts
+
+
+def _of(arms: Arms, size: str) -> str:
+    """The size, and how many seeds the arms have."""
+    return f"{size}, {seeds_of(*(len(runs) for _, runs in arms))}"
 
 
 def _numbers(runs: list[dict[str, Any]], name: str, digits: int = 3, scale: float = 1.0) -> str:
@@ -578,7 +584,7 @@ def _main_table(arms: Arms, data: str, size: str) -> Table:
     header += [f"paper: {kind}", "paper: E_err"]
     return Table(
         header, rows,
-        f"Mean over 17 scales on {data} ({size}). The paper's columns are for {paper_set} "
+        f"Mean over 17 scales on {data} ({_of(arms, size)}). The paper's columns are for {paper_set} "
         "{cite}`yang2023`, tables 2 and 3.",
     )  # fmt: skip
 
@@ -603,8 +609,9 @@ def _silent(arms: Arms) -> list[str]:
         )
     if large:
         text += (
-            f" Where features are nearly zero the ratio is huge. So the mean of {' and '.join(large)}, above the 2 of "
-            "unrelated features, tells of a few pictures with hardly any features and of nothing else."
+            " Where features are nearly zero at the training scale the ratio is huge, and one such picture may make the "
+            f"mean: {' and '.join(large)} above the 2 of unrelated features says no more than that some features are larger "
+            "at another scale. Nothing divides by so little in the answer error."
         )
     return [text]
 
@@ -650,7 +657,7 @@ def _scales_picture(arms: Arms, data: str, size: str) -> Picture:
     return Picture(
         f"scales-{data}-{size}", figure,
         f"{kind} in percent at scales 1/4, 1 and 4: {'; '.join(said)}. Errors in the second panel.",
-        f"{kind} and equivariance error by test scale on {data} (SEUNet: P_Ens); the paper's figure 2.",
+        f"{kind} and equivariance error by test scale on {data} ({_of(arms, size)}; SEUNet: P_Ens); the paper's figure 2.",
     )  # fmt: skip
 
 
@@ -662,8 +669,8 @@ def _classes_table(arms: Arms, data: str, size: str) -> Table:
     ]
     return Table(
         ["network", *names], rows,
-        f"IoU of each class in percent, mean over 17 scales, on {data} ({size}, SEUNet: P_Ens): what the mean hides, "
-        "a class of few pixels that one run finds and another does not.",
+        f"IoU of each class in percent, mean over 17 scales, on {data} ({_of(arms, size)}, SEUNet: P_Ens): what the mean "
+        "hides, a class of few pixels that one run finds and another does not.",
     )  # fmt: skip
 
 
@@ -680,70 +687,92 @@ def _heads(runs: list[dict[str, Any]], data: str, size: str) -> list[Any]:
         rows.append([f"head {k + 1}", *cells, f"{table[k].mean():.1f}"])
     best = table.argmax(0) + 1
     middle = len(best) // 2
+    alone = np.array([[100 * run["metrics"][f"mean_iou.head {k + 1}"] for k in range(count)] for run in runs])
     text = (
         f"Heads on {data}: the best one, from the smallest scale to the largest, is "
         f"{', '.join(map(str, best))} (1 has the smallest σ). Mean of the best head's number: "
         f"{best[:middle].mean():.1f} below the training scale, {best[middle + 1 :].mean():.1f} above it; rank "
         f"correlation with the scale {_numbers(runs, 'best_head_trend', 2)} (of the heads' centre of gravity: "
-        f"{_numbers(runs, 'head_centre_trend', 2)}). In the paper it moves from 2 to 5. "
-        + _alone(table.mean(1), 100 * float(np.mean([run["metrics"]["mean_iou.P_Ens"] for run in runs])))
+        f"{_numbers(runs, 'head_centre_trend', 2)}). In the paper the best heads are 1 and 2 below the training scale, 5 "
+        "at the largest scales. "
+        + _alone(alone, np.array([100 * run["metrics"]["mean_iou.P_Ens"] for run in runs]))
     )
     header = ["", *(f"{scales[i]:.2g}" for i in chosen), "mean"]
     caption = (
-        f"SEUNet's heads by test scale on {data} ({size}), IoU in percent, best in bold; the paper's table 1."
+        f"SEUNet's heads by test scale on {data} ({size}, {seeds_of(len(runs))}), IoU in percent, best in bold; the "
+        "paper's table 1."
     )
     return [Table(header, rows, caption), text]
 
 
-def _alone(means: np.ndarray, together: float) -> str:
-    """The best head alone, mean over the scales (S,), against all heads together."""
-    best = int(means.argmax())
-    text = f"Over all scales head {best + 1} alone has {means[best]:.1f}, all heads together (P_Ens) {together:.1f}"
-    if means[best] > together:
-        return f"{text}: here the other heads cost the ensemble more than they bring."
-    return f"{text}."
+def _alone(heads: np.ndarray, together: np.ndarray) -> str:
+    """The head that is best over the scales, (R, S) of R runs, against all heads together (R,): hindsight, and so
+    said.
+    """
+    best = int(heads.mean(0).argmax())
+    ahead = int((heads[:, best] > together).sum())
+    return (
+        f"Over all scales all heads together (P_Ens) have {together.mean():.1f}; the head that the test itself shows to be "
+        f"best, {best + 1}, has {heads[:, best].mean():.1f} alone and is ahead in {ahead} of {len(together)} runs."
+    )
 
 
-def _sigma_table(arms: Arms, data: str, size: str) -> Table:
-    names = {"SEUNet": "constrained", "SEUNet, fixed σ": "fixed", "SEUNet, free σ": "free"}
+SIGMAS = {"SEUNet": "constrained", "SEUNet, fixed σ": "fixed", "SEUNet, free σ": "free"}
+
+
+def _common(arms: Arms) -> Arms:
+    """The settings of σ, each with its runs of the seeds that all of them have; nothing if there is no such seed."""
+    kinds = [(arm, runs) for arm, runs in arms if arm in SIGMAS]
+    seeds = set.intersection(*({run["seed"] for run in runs} for _, runs in kinds))
+    return [(arm, [run for run in runs if run["seed"] in seeds]) for arm, runs in kinds] if seeds else []
+
+
+def _sigma_table(arms: Arms, data: str, size: str) -> list[Table]:
     rows = []
-    for arm, runs in arms:
-        if arm in names:
-            paper = PAPER[TASKS[data]]["SEUNet, P_Ens" if arm == "SEUNet" else arm][0]
-            rows.append([
-                names[arm], _numbers(runs, "mean_iou.P_Ens", 1, 100), _numbers(runs, "mean_error", 2),
-                _numbers(runs, "processor_seconds", 0), paper,
-            ])  # fmt: skip
+    for arm, runs in (common := _common(arms)):
+        paper = PAPER[TASKS[data]]["SEUNet, P_Ens" if arm == "SEUNet" else arm][0]
+        rows.append([
+            SIGMAS[arm], _numbers(runs, "mean_iou.P_Ens", 1, 100), _numbers(runs, "mean_error", 2),
+            _numbers(runs, "processor_seconds", 0), paper,
+        ])  # fmt: skip
     header = ["σ", "mean IoU (%)", "E_err", "processor seconds of training", "paper: IoU"]
+    if not rows:
+        return []
+    seeds = sorted(run["seed"] for run in common[0][1])
     caption = (
-        f"σ constrained to its interval, fixed in its middle, or free, on {data} ({size}). "
+        f"σ constrained to its interval, fixed in its middle, or free, on {data} ({size}), all from the same "
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}. "
         "In the paper ({cite}`yang2023`, section 5) free σ takes three times as long."
     )
-    return Table(header, rows, caption)
+    return [Table(header, rows, caption)]
 
 
 def _sigma_text(arms: Arms) -> list[str]:
     """Whether seeds differ more than the settings of σ, and how far the smallest constrained σ has gone."""
-    kinds = {arm: runs for arm, runs in arms if arm == "SEUNet" or arm.endswith("σ")}
-    values = {arm: [100 * run["metrics"]["mean_iou.P_Ens"] for run in runs] for arm, runs in kinds.items()}
+    kinds = {arm: runs for arm, runs in arms if arm in SIGMAS}
+    common = dict(_common(arms))
+    values = {arm: [100 * run["metrics"]["mean_iou.P_Ens"] for run in runs] for arm, runs in common.items()}
     words = []
-    if min(map(len, values.values())) > 1:
+    if len(values) > 1 and min(map(len, values.values())) == 1:
+        words.append("One seed tells no order of the settings.")
+    elif len(values) > 1:
         means = [np.mean(some) for some in values.values()]
-        between, within = max(means) - min(means), max(max(some) - min(some) for some in values.values())
+        reach = {arm: max(some) - min(some) for arm, some in values.items()}
+        widest = max(reach, key=lambda arm: reach[arm])
+        between, within = max(means) - min(means), reach[widest]
         words.append(
             f"The settings' means lie {between:.1f} points apart, the seeds of one setting up to {within:.1f}"
             + (": so few runs tell no order of the settings, neither the paper's nor another."
                if within > between else ".")
         )  # fmt: skip
         apart: dict[str, float] = {}
-        for runs in kinds.values():
-            for name in runs[0]["metrics"].get("class_iou", {}):
-                some = [100 * (run["metrics"]["class_iou"][name] or 0.0) for run in runs]
-                apart[name] = max(apart.get(name, 0.0), max(some) - min(some))
+        for name in common[widest][0]["metrics"].get("class_iou", {}):
+            some = [100 * (run["metrics"]["class_iou"][name] or 0.0) for run in common[widest]]
+            apart[name] = max(some) - min(some)
         name = max(apart, key=lambda one: apart[one], default="")
         if name and apart[name] / len(apart) > within / 2:
             words.append(
-                f"Most of that is one class: of *{name}* the IoU is up to {apart[name]:.0f} points apart."
+                f"Most of that is one class: of *{name}* the IoU is {apart[name]:.0f} points apart there."
             )
     if "SEUNet" in kinds:
         least, layer = min(
@@ -770,7 +799,8 @@ def _sigma_text(arms: Arms) -> list[str]:
 def _sigma_picture(arms: Arms, data: str, size: str) -> Picture:
     from matplotlib.figure import Figure
 
-    some = [(arm, runs) for arm, runs in arms if arm in ("SEUNet", "SEUNet, free σ")]
+    shown = ("SEUNet", "SEUNet, free σ")
+    some = [(arm, runs) for arm, runs in _common(arms) or arms if arm in shown]
     figure = Figure((7.2, 2.6), layout="constrained")
     axes = figure.subplots(1, len(some), sharey=True, squeeze=False)[0]
     for axis, (arm, runs) in zip(axes, some, strict=True):
@@ -789,7 +819,8 @@ def _sigma_picture(arms: Arms, data: str, size: str) -> Picture:
     return Picture(
         f"sigma-{data}-{size}", figure,
         "Lines of σ over the layers, one a scale: constrained ones stay apart; free ones go where training takes them.",
-        f"σ of every layer after training on {data}; the paper's figure 3.",
+        f"σ of every layer after training on {data}, seed {' and '.join(sorted({str(few[0]['seed']) for _, few in some}))}; "
+        "the paper's figure 3.",
     )  # fmt: skip
 
 
@@ -801,7 +832,7 @@ def _matrices_picture(runs: list[dict[str, Any]], data: str, size: str) -> Pictu
     sigma = metrics["first_sigma"]
     figure = Figure((7.2, 2.5), layout="constrained")
     axes = figure.subplots(1, len(FIRST_LAYER_SCALES))
-    said = []
+    said, found = [], []
     for axis, n, matrix in zip(axes, FIRST_LAYER_SCALES, metrics["first_matrices"], strict=True):
         table = np.array(matrix)
         axis.imshow(np.log10(table.T + 1e-12), cmap="viridis", origin="lower")
@@ -813,9 +844,11 @@ def _matrices_picture(runs: list[dict[str, Any]], data: str, size: str) -> Pictu
         axis.set_title(f"s = {2 ** (n / 4):.2f}", fontsize=9)
         axis.set_xlabel("σ, original", fontsize=8)
         said.append(f"at s = {2 ** (n / 4):.2f} σ {sigma[k]:.2f} fits σ {sigma[j]:.2f}")
+        found.append(f"{sigma[j] / max(sigma[k], 1e-6):.2f} at s = {2 ** (n / 4):.2f}")
     axes[0].set_ylabel("σ, rescaled picture", fontsize=8)
     return Picture(
         f"matrices-{data}-{size}", figure, f"Smallest errors: {'; '.join(said)}.",
-        f"Error matrices (eq. 12, logarithmic colours, dark is small) of SEUNet's first layer on {data}; red: the "
-        "smallest. Where scales fit, the ratio of the σs is about s; the paper's figure 5.",
+        f"Error matrices (eq. 12, logarithmic colours, dark is small) of SEUNet's first layer on {data}, seed "
+        f"{runs[0]['seed']}; red: the smallest, with σs in a ratio of {', '.join(found)}. In the paper's figure 5 the ratio "
+        "is about s.",
     )  # fmt: skip

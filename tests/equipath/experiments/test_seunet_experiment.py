@@ -129,23 +129,52 @@ def test_pictures_measured_a_few_at_a_time_give_what_they_give_together(monkeypa
     assert together["class_iou"] == pytest.approx(expected, nan_ok=True)
 
 
-def test_a_head_that_is_better_alone_is_named():
-    words = seunet._alone(np.array([30.0, 46.7, 20.0]), 42.9)
-    assert "head 2 alone has 46.7, all heads together (P_Ens) 42.9: here the other heads cost" in words
-    assert seunet._alone(np.array([30.0, 20.0]), 42.9).endswith("(P_Ens) 42.9.")
+def test_the_head_that_is_best_with_hindsight_is_held_against_all_together():
+    words = seunet._alone(np.array([[30.0, 46.0, 20.0], [50.0, 48.0, 20.0]]), np.array([42.0, 49.0]))
+    assert "(P_Ens) have 45.5;" in words
+    assert words.endswith("to be best, 2, has 47.0 alone and is ahead in 1 of 2 runs.")
+
+
+def sigma_arm(name, *values, first=0):
+    """Runs of one setting of σ with these IoUs, their seeds counted from ``first``."""
+    runs = [
+        {
+            "seed": seed,
+            "config": {"depth": 2},
+            "metrics": {
+                "mean_iou.P_Ens": v, "mean_error": 0.1, "processor_seconds": 30.0,
+                "sigma": [[0.2, 0.7], [0.03, 0.9], [0.6, 1.1]],
+            },
+        }
+        for seed, v in enumerate(values, start=first)
+    ]  # fmt: skip
+    return name, runs
+
+
+def test_settings_of_sigma_are_compared_on_the_seeds_that_all_have():
+    arms = [
+        sigma_arm("CNN", 0.9),
+        sigma_arm("SEUNet", 0.5, 0.4, 0.3),
+        sigma_arm("SEUNet, fixed σ", 0.35, first=2),
+    ]
+    (table,) = seunet._sigma_table(arms, "tnbc", "small")
+    assert [row[:2] for row in table.rows] == [["constrained", "30.0"], ["fixed", "35.0"]]
+    assert "all from the same seed 2." in table.caption
+    assert seunet._sigma_text(arms)[0].startswith("One seed tells no order of the settings. The smallest")
+    apart = [sigma_arm("SEUNet", 0.5), sigma_arm("SEUNet, free σ", 0.3, first=1)]
+    assert seunet._sigma_table(apart, "tnbc", "small") == []
+    assert seunet._sigma_text(apart)[0].startswith("The smallest")
+    assert "(small, 1 to 3 seeds" in seunet._main_table(
+        [(arm, [run | {"config": {"parameters": 5}, "metrics": CURVE} for run in runs]) for arm, runs in arms],
+        "tnbc", "small",
+    ).caption  # fmt: skip
+
+
+CURVE = {"scales": [0.5, 1.0], "iou.head 1": [0.1, 0.2], "mean_iou.head 1": 0.15, "kept.head 1": 0.75}
 
 
 def test_seeds_that_differ_more_than_the_settings_of_sigma_tell_no_order():
-    def arm(name, *values):
-        runs = [
-            {
-                "config": {"depth": 2},
-                "metrics": {"mean_iou.P_Ens": v, "sigma": [[0.2, 0.7], [0.03, 0.9], [0.6, 1.1]]},
-            }
-            for v in values
-        ]
-        return name, runs
-
+    arm = sigma_arm
     (text,) = seunet._sigma_text(
         [arm("CNN", 0.1), arm("SEUNet", 0.4, 0.5), arm("SEUNet, fixed σ", 0.46, 0.48)]
     )
@@ -153,31 +182,32 @@ def test_seeds_that_differ_more_than_the_settings_of_sigma_tell_no_order():
     assert "ends at 0.03 pixels, in layer 2" in text
     assert "goes from 0 to 0.5;" in text
     assert "one class" not in text
-    fixed = arm("SEUNet, fixed σ", 0.46, 0.48)
+    fixed = arm("SEUNet, fixed σ", 0.36, 0.58)
     for run, rare in zip(fixed[1], (0.0, 0.55), strict=True):
         run["metrics"]["class_iou"] = {"tumour": 0.5, "necrosis": rare}
-    (text,) = seunet._sigma_text([fixed])
-    assert "one class: of *necrosis* the IoU is up to 55 points apart" in text
+    (text,) = seunet._sigma_text([arm("SEUNet", 0.46, 0.48), fixed])
+    assert "one class: of *necrosis* the IoU is 55 points apart there" in text
     (text,) = seunet._sigma_text([arm("SEUNet", 0.40, 0.41), arm("SEUNet, free σ", 0.46, 0.48)])
     assert "lie 6.5 points apart, the seeds of one setting up to 2.0. The smallest" in text
-    _, runs = arm("SESN", 0.1)
-    runs[0]["metrics"] |= {"silent": [0.5, 0.0], "mean_error": 41.0}
-    other = arm("CNN", 0.1)
-    other[1][0]["metrics"]["mean_error"] = 0.1
-    (text,) = seunet._silent([("SESN", runs), other])
-    assert "SESN 25.0 % of all scales" in text
-    assert "the mean of SESN, above the 2" in text
-    assert seunet._silent([arm("CNN", 0.1)]) == []
-    # Hardly any features, but no zeros: nothing is left out, and the huge mean is explained all the same.
-    (text,) = seunet._silent([("SESN", [{"metrics": {"silent": [0.0], "mean_error": 65.0}}])])
-    assert "left out" not in text
-    assert "SESN" in text
-    assert "apart" not in seunet._sigma_text([arm("SEUNet", 0.4), arm("SEUNet, free σ", 0.4)])[0]
     free = arm("SEUNet, free σ", 0.4)
     free[1][0]["metrics"]["sigma"][1] = [0.9, 0.1]
     assert seunet._sigma_text([free]) == [
         "Left free, the σs of the scales are still in their order in 2 of 3 layers of all runs."
     ]
+
+
+def test_an_error_that_divides_by_nearly_nothing_is_explained():
+    _, runs = sigma_arm("SESN", 0.1)
+    runs[0]["metrics"] |= {"silent": [0.5, 0.0], "mean_error": 41.0}
+    other = sigma_arm("CNN", 0.1)
+    (text,) = seunet._silent([("SESN", runs), other])
+    assert "SESN 25.0 % of all scales" in text
+    assert "SESN above the 2 of unrelated features" in text
+    assert seunet._silent([other]) == []
+    # Hardly any features, but no zeros: nothing is left out, and the huge mean is explained all the same.
+    (text,) = seunet._silent([("SESN", [{"metrics": {"silent": [0.0], "mean_error": 65.0}}])])
+    assert "left out" not in text
+    assert "SESN" in text
 
 
 @pytest.mark.slow
