@@ -29,11 +29,16 @@ class Column:
 
 
 def at_rate(runs: Iterable[Run], rates: dict[str, float]) -> list[Run]:
-    """Of networks that were trained at several rates the runs at the one in `rates`; of others all."""
+    """Of every network, on every part of the training data, the runs at one rate: that in `rates`, or, where there
+    are none at it, that of most runs (of equally many, the lowest).
+    """
     kept = []
     for (arm, _), some in grouped(runs, "model", "fraction").items():
-        chosen = [run for run in some if run["config"].get("lr") == rates.get(arm)]
-        kept += chosen or some
+        of_rate: dict[float, list[Run]] = {}
+        for run in some:
+            of_rate.setdefault(run["config"]["lr"], []).append(run)
+        lr = rates.get(arm)
+        kept += of_rate[lr if lr in of_rate else min(of_rate, key=lambda lr: (-len(of_rate[lr]), lr))]
     return kept
 
 
@@ -79,7 +84,10 @@ def rates_of(
     by = {
         (arm, lr): some
         for (arm, lr), some in grouped(
-            (run for run in runs if run["config"].get("fraction", 1) == 1), "model", "lr"
+            # Runs from before a metric was taken say nothing here.
+            (r for r in runs if r["config"].get("fraction", 1) == 1 and chosen_by in r["metrics"]),
+            "model",
+            "lr",
         ).items()
         if arm in arms
     }

@@ -3,7 +3,7 @@
 import pytest
 
 from equipath.experiments import results
-from equipath.experiments.comparisons import Column, rates_of, seeds_of, steps_of, want_of_steps
+from equipath.experiments.comparisons import Column, at_rate, rates_of, seeds_of, steps_of, want_of_steps
 
 COLUMNS = (Column("validation", "v", 2), Column("test", "t", 1, 100))
 
@@ -24,6 +24,14 @@ def test_seeds_are_counted(counts, words):
     assert seeds_of(*counts) == words
 
 
+def test_a_row_is_of_one_rate_even_where_no_run_has_the_rate_that_is_asked_for():
+    a, b = [a_run("p", lr, 0.0, seed=seed) for lr, seed in ((0.1, 0), (0.1, 1))], [a_run("p", 0.2, 0.0)]
+    part = [a_run("p", 0.3, 0.0, fraction=0.5)]
+    assert at_rate(a + b + part, {"p": 0.2}) == b + part
+    assert at_rate(b + a + part, {"p": 0.4}) == a + part
+    assert at_rate(b + a[:1], {}) == a[:1]
+
+
 def test_rates_are_judged_on_validation_and_on_seeds_that_all_rows_have():
     runs = [
         a_run("a", 0.1, 0.5, 0.9), a_run("a", 0.2, 0.4, 0.1), a_run("a", 0.2, 0.0, seed=7),
@@ -38,6 +46,9 @@ def test_rates_are_judged_on_validation_and_on_seeds_that_all_rows_have():
     assert found.mean("a", 0.2, "t") == 0.1
     assert found.table.caption == "The rate of learning (here, 1 seed). More."
     assert rates_of(runs[5:], ("a", "b", "c"), COLUMNS, "v", "here") is None
+    old = a_run("b", 0.5, 0.0)
+    del old["metrics"]["v"]  # from before this was measured
+    assert rates_of([*runs, old], ("a", "b"), COLUMNS, "v", "here", " More.") == found
     assert rates_of([runs[0], runs[2]], ("a",), COLUMNS, "v", "here") is None  # no seed has both
 
 
