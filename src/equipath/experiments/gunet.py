@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from equipath.data import load, nested
 from equipath.equivariance import stability_map
+from equipath.experiments.comparisons import seeds_of
 from equipath.experiments.results import Picture, Table, cell, grouped
 from equipath.experiments.runs import Runs
 from equipath.losses import dice_cross_entropy
@@ -280,14 +281,13 @@ def _longest(runs: list[dict[str, Any]], fraction: float) -> list[str]:
         f"{when['P4M U-Net']:.1f} of {epochs} epochs, U-Net+ after {when['U-Net+']:.1f}."
     )
     if when["P4M U-Net"] + 1 < when["U-Net+"]:
-        text += " More steps only make P4M worse there: it lacks pictures, not steps."
+        text += " P4M has stopped getting better there while U-Net+ still does: what it lacks seems to be pictures, not steps."
     return [text]
 
 
 def _of_one(runs: list[dict[str, Any]], data: str, size: str) -> list[str | Table | Picture]:
     fractions = sorted({run["config"]["fraction"] for run in runs}, reverse=True)
     by = grouped(runs, "model", "fraction")
-    seeds = len({run["seed"] for run in runs})
     rows, steady, lines = [], [], {}
     for arm in ("U-Net+", TTA, "U-Net+ long", "P4 U-Net", "P4M U-Net"):
         key, metric = ("U-Net+", "averaged_dice") if arm == TTA else (arm, "dice")
@@ -304,7 +304,7 @@ def _of_one(runs: list[dict[str, Any]], data: str, size: str) -> list[str | Tabl
             steady[-1] += [" / ".join(value.split(" ")[0] for value in background)]
         lines[arm] = {f: [run["metrics"].get(metric) for run in few] for f, few in some.items() if few}
     names = [f"{100 * fraction:g} %" for fraction in fractions]
-    on = f"{data}, size {size}, {seeds} seed{'s' * (seeds > 1)}"
+    on = f"{data}, size {size}, {seeds_of(*map(len, by.values()))}"
     return [
         Table(
             ("network", "weights", *names, "paper"), rows,

@@ -73,7 +73,7 @@ def test_the_page_says_who_was_done_early_where_data_are_fewest():
 
     (text,) = gunet._longest(runs((4, 5), (7, 8)), 0.125)
     assert "At 12.5 % (37 pictures with seed 0) P4M U-Net is best on validation after 4.5 of 8 epochs" in text
-    assert "U-Net+ after 7.5. More steps only make P4M worse" in text
+    assert "U-Net+ after 7.5. P4M has stopped getting better there while U-Net+ still does" in text
     assert gunet._longest(runs((7, 7), (7, 8)), 0.125)[0].endswith("after 7.5.")
     assert gunet._longest(runs((4, 5), (7, 8)), 0.5) == []
 
