@@ -112,7 +112,7 @@ SETTINGS: dict[str, dict[str, Settings]] = {
         "tnbc": Settings(**asdict(SMALL) | {"mpp": 0.5, "tile": 64, "field": 96}),
     },
 }
-"""TNBC's pixels were chosen on validation pictures (seed 0). At 1 µm a nucleus is 8 pixels wide at scale 1 and 2 at the smallest; the
+"""TNBC's pixels were chosen on validation pictures (seed 0). At 1 µm a nucleus is 8 pixels wide at scale 1, 2 at the smallest; the
 widest filters see nothing of it, and head 1 alone is better than all together: mean IoU over five scales is 0.500, 0.469, 0.443,
 0.404 and 0.360 by head, 0.457 of P_Ens, 0.482 of the CNN. At 0.5 µm it is 0.484, 0.487, 0.492, 0.419 and 0.381, 0.482 of P_Ens and
 0.488 of the CNN. The paper has 0.25 µm."""
