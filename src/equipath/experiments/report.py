@@ -23,7 +23,9 @@ INTRODUCTION = """\
 
 The papers' experiments, run again with this library: `equipath run NAME --data … --size … --seed …` makes one run of
 each network (`--seeds N`: N runs), `equipath report` makes this page from all of them. Every number of ours is the
-mean ± standard deviation over the runs that differ in their seed alone; a number without ± comes from one run.
+mean ± standard deviation over the runs that differ in their seed alone; a number without ± comes from one run. The ±
+tells how far one training lies from the next. How far other test patients would move a number it does not tell; in size
+`small` that may be more, since the test pictures are few.
 Numbers of a paper stand beside ours with the paper cited. They were measured on the paper's data with the paper's
 networks; ours were not, unless the table says so: compare the order of the rows rather than their height.
 

@@ -164,8 +164,8 @@ def test_settings_of_sigma_are_compared_on_the_seeds_that_all_have():
     apart = [sigma_arm("SEUNet", 0.5), sigma_arm("SEUNet, free σ", 0.3, first=1)]
     assert seunet._sigma_table(apart, "tnbc", "small") == []
     assert seunet._sigma_text(apart)[0].startswith("The smallest")
-    assert "(small, 1 to 3 seeds" in seunet._main_table(
-        [(arm, [run | {"config": {"parameters": 5}, "metrics": CURVE} for run in runs]) for arm, runs in arms],
+    assert "on 7 test pictures of tnbc (small, 1 to 3 seeds)" in seunet._main_table(
+        [(arm, [run | {"config": {"parameters": 5, "test_tiles": 7}, "metrics": CURVE} for run in runs]) for arm, runs in arms],
         "tnbc", "small",
     ).caption  # fmt: skip
 
