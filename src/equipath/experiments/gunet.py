@@ -25,6 +25,7 @@ from equipath.equivariance import stability_map
 from equipath.experiments.comparisons import seeds_of
 from equipath.experiments.results import Picture, Table, cell, grouped
 from equipath.experiments.runs import Runs
+from equipath.experiments.summary import Claim
 from equipath.losses import dice_cross_entropy
 from equipath.metrics import dice_score, iou
 from equipath.models.gunet import GUNet
@@ -36,6 +37,10 @@ TITLE = "GU-Net: fewer labelled pictures"
 ARMS = ("U-Net+", "P4 U-Net", "P4M U-Net", "U-Net+ long")
 """long: three times as many epochs, because a P4M step takes about three times as long as a plain one."""
 TTA = "U-Net+ averaged"
+CLAIMS = tuple(
+    Claim(("ebhi", "slides"), "P4M U-Net", plain, "Dice in percent", "dice", digits=1, scale=100)
+    for plain in ("U-Net+", "U-Net+ long")
+)
 FRACTIONS = (1.0, 0.5, 0.25, 0.125)
 TASKS = {"slides": "tumour", "ebhi": "tissue", "camelyon16": "tumour"}
 PUBLISHED = {

@@ -30,6 +30,7 @@ from equipath.experiments.comparisons import Column, at_rate, rates_of, seeds_of
 from equipath.experiments.results import Picture, Table, cell, grouped, mean_sd
 from equipath.experiments.results import load as load_runs
 from equipath.experiments.runs import Runs
+from equipath.experiments.summary import Claim
 from equipath.metrics import (
     SlideFindings,
     accuracy,
@@ -51,6 +52,10 @@ LONG = ("P4M-DenseNet long", "DenseNet+ long")
 """Three times as many epochs, on all patches: is P4M behind for want of steps? Only made when asked for."""
 COMPARED = ("P4M-DenseNet", "DenseNet+", "DenseNet")
 """Trained on every fraction, the others on all patches only."""
+CLAIMS = (
+    Claim(("pcam", "slides"), "P4M-DenseNet", "DenseNet+", "NLL", "nll", lower=True),
+    Claim(("pcam", "slides"), "P4M-DenseNet", "DenseNet+", "AUC in percent", "auc", digits=1, scale=100),
+)
 RATES_APART = True
 """The page keeps runs of different rates of learning apart (`at_rate`)."""
 COLOURS = ("#0072B2", "#D55E00", "#767676")
@@ -481,7 +486,12 @@ def _measures(
 def stored(data: str, size: str = "small") -> list[dict[str, Any]]:
     """The kept runs on all training patches, at the rate of the settings where a network has any."""
     whole = [run for run in load_runs(NAME, data=data, size=size) if run["config"]["fraction"] == 1]
-    return at_rate(whole, dict.fromkeys(ARMS + LONG, SETTINGS[size].lr))
+    return shown(whole, data, size)
+
+
+def shown(runs: Sequence[dict[str, Any]], data: str, size: str) -> list[dict[str, Any]]:
+    """Those of the runs on a set that the page shows: of several rates that of the settings."""
+    return at_rate(runs, dict.fromkeys(ARMS + LONG, SETTINGS[size].lr))
 
 
 def report(results: Sequence[dict[str, Any]]) -> list[str | Table | Picture]:
@@ -491,7 +501,7 @@ def report(results: Sequence[dict[str, Any]]) -> list[str | Table | Picture]:
         "about the same number of weights; M marks networks that match the number of planar maps in place of it."
     ]
     for (data, size), runs in grouped(results, "data", "size").items():
-        everything, runs = runs, at_rate(runs, dict.fromkeys(ARMS + LONG, SETTINGS[size].lr))
+        everything, runs = runs, shown(runs, data, size)
         where = f"{data}, size {size}"
         whole = grouped([run for run in runs if run["config"]["fraction"] == 1], "model")
         arms = [arm for arm in ARMS if (arm,) in whole]

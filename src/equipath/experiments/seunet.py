@@ -32,6 +32,7 @@ from equipath.equivariance import Scaling, pair_ratios
 from equipath.experiments.comparisons import seeds_of
 from equipath.experiments.results import Picture, Table, grouped, mean_sd
 from equipath.experiments.runs import Runs
+from equipath.experiments.summary import Claim
 from equipath.metrics import confusion_matrix
 from equipath.models.seunet import (
     STRATEGIES,
@@ -46,6 +47,16 @@ from equipath.models.seunet import (
 NAME = "seunet"
 TITLE = "SEUNet: segmentation at other scales than the one trained on"
 ARMS = ("CNN", "N-Jet", "SESN", "DISCO", "SEUNet", "SEUNet, fixed σ", "SEUNet, free σ")
+_ANSWER = {"SEUNet": "P_Ens", "CNN": "head 1"}
+CLAIMS = tuple(
+    Claim(
+        ("tnbc", "slides"), "SEUNet", "CNN", name,
+        lambda run, of=of: run["metrics"].get(f"{of}.{_ANSWER[run['config']['model']]}"), digits=digits, scale=scale,
+    )
+    for name, of, digits, scale in (
+        ("IoU over 17 scales in percent", "mean_iou", 1, 100.0), ("kept away from scale 1", "kept", 3, 1.0)
+    )
+)  # fmt: skip
 SCALES = tuple(2.0 ** (k / 4) for k in range(-8, 9))
 """The paper's test scales; 1 is the scale of training, larger ones enlarge."""
 FIRST_LAYER_SCALES = (-4, -3, 3, 4)

@@ -30,6 +30,7 @@ from equipath.data import load
 from equipath.data.items import IGNORE
 from equipath.experiments.results import Picture, Table, grouped, mean_sd
 from equipath.experiments.runs import Runs
+from equipath.experiments.summary import Claim
 from equipath.metrics import dice_score
 from equipath.models.resnet import E2CNNResNet18, ResNet18, SREResNet18
 from equipath.nn.sre import SREConv2d
@@ -38,6 +39,12 @@ from equipath.train import Pairs, predict
 NAME = "srenet"
 TITLE = "SRENet: segmentation without labels, as the picture turns"
 MODELS = ("SRE-ResNet18", "ResNet18", "ResNet18 augmented", "e2cnn ResNet18")
+CLAIMS = tuple(
+    Claim(sources, "SRE-ResNet18", "ResNet18 augmented", f"kappa over 12 angles, {on}", f"{target}.within.kappa", digits=2)
+    for sources, target, on in (
+        (("ebhi", "pcam"), "ebhi", "EBHI"), (("ebhi", "pcam"), "tnbc", "TNBC"), (("slides",), "cores", "cores")
+    )
+)  # fmt: skip
 TARGETS = {
     "slides": ("cores",),
     "pcam": ("ebhi", "tnbc"),
@@ -175,19 +182,22 @@ class Pictures:
 def pictures(
     target: str, split: str, count: int, settings: Settings, root: str | Path | None = None
 ) -> Pictures:
-    """Up to ``count`` pictures of a set to cluster, a patient each before any has a second."""
+    """Up to ``count`` pictures of a set to cluster, drawn once for all, a patient each before any has a second."""
     options: dict[str, Any] = {}
     if target == "cores":
         options = {"size": settings.side, "mpp": settings.mpp, "patients": count}
     name, task = ("slides", "cores") if target == "cores" else (target, None)
     items: Any = load(name, task, split, root=root, **options)
     nth: dict[str, int] = {}
-    turn = []
-    for i, patient in enumerate(items.patients):
-        turn.append((nth.setdefault(patient, 0), i))
+    turn, patients = [], items.patients
+    # Not in the order of the files: EBHI's are sorted by stage, and the first are all of one.
+    drawn = torch.randperm(len(items), generator=torch.Generator().manual_seed(0)).tolist()
+    for place, i in enumerate(drawn):
+        patient = patients[i]
+        turn.append((nth.setdefault(patient, 0), place, i))
         nth[patient] += 1
     images, masks = [], []
-    for _, i in sorted(turn)[:count]:
+    for _, _, i in sorted(turn)[:count]:
         item = items[i]
         image = item["image"][None]
         mask = item["mask"][None, None].double()

@@ -32,6 +32,7 @@ from equipath.experiments.comparisons import Column, at_rate, rates_of, seeds_of
 from equipath.experiments.results import Picture, Table, cell, grouped, mean_sd
 from equipath.experiments.results import load as load_runs
 from equipath.experiments.runs import Runs
+from equipath.experiments.summary import Claim
 from equipath.losses import dice_cross_entropy
 from equipath.metrics import dice_score
 from equipath.models.steerable_unet import SteerableUNet
@@ -49,6 +50,10 @@ PAIR_ARMS = (
     "steerable U-Net", "steerable U-Net with context", "steerable U-Net narrow",
 )  # fmt: skip
 """narrow: the second network of the two, alone; what context brings is told from the weights that it costs."""
+CLAIMS = (
+    Claim(("ebhi", "slides"), "steerable U-Net", "U-Net+", "Dice", "dice"),
+    Claim(("ebhi", "slides"), "steerable U-Net", "U-Net+", "loss", "loss", lower=True),
+)
 RATES_APART = True
 """The page keeps runs of different rates of learning apart (`at_rate`)."""
 DATA = ("slides", "ebhi", "pairs", "ocelot")
@@ -439,10 +444,11 @@ def run(
 def stored(data: str, size: str = "small") -> list[dict[str, Any]]:
     """The kept runs on all training pictures, at the rate of the settings where a network has any."""
     whole = [run for run in load_runs(NAME, data=data, size=size) if run["config"].get("fraction", 1) == 1]
-    return _at_rates(whole, data, size)
+    return shown(whole, data, size)
 
 
-def _at_rates(runs: Sequence[dict[str, Any]], data: str, size: str) -> list[dict[str, Any]]:
+def shown(runs: Sequence[dict[str, Any]], data: str, size: str) -> list[dict[str, Any]]:
+    """Those of the runs on a set that the page shows: of several rates that of the settings."""
     return at_rate(runs, {arm: rate(arm, SETTINGS[size][data]) for arm in (*ARMS, *LONG, *PAIR_ARMS)})
 
 
@@ -453,7 +459,7 @@ def report(results: Sequence[dict[str, Any]]) -> list[str | Table | Picture]:
         "steerable networks have about the same number of weights."
     ]
     for (data, size), runs in grouped(results, "data", "size").items():
-        everything, runs = runs, _at_rates(runs, data, size)
+        everything, runs = runs, shown(runs, data, size)
         where = f"{data}, size {size}"
         by = grouped([run for run in runs if run["config"].get("fraction", 1) == 1], "model")
         on = f"{where}, {seeds_of(*(len(some) for (arm,), some in by.items() if arm not in LONG))}"

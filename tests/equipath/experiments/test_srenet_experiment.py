@@ -118,6 +118,32 @@ def test_patches_that_are_smaller_than_the_settings_ask_stay_whole(monkeypatch):
     assert sets["train"][0][0].shape == (3, 64, 64)
 
 
+def test_pictures_to_cluster_are_drawn_from_the_whole_set(monkeypatch):
+    class Sorted:
+        """24 patients with two pictures each, sorted by stage as files are."""
+
+        classes = ("background", "gland")
+        patients = [f"case {i // 2}" for i in range(48)]  # noqa: RUF012
+
+        def __len__(self):
+            return 48
+
+        def __getitem__(self, i):
+            mask = torch.full((16, 16), i // 16)  # three stages, which the mask tells here
+            return {"image": torch.rand(3, 16, 16), "mask": mask}
+
+    monkeypatch.setattr(srenet, "load", lambda *_, **__: Sorted())
+    found = srenet.pictures("ebhi", "test", 12, Settings(side=16))
+    assert {int(mask[0, 0]) for mask in found.masks} == {0, 1, 2}
+    again = srenet.pictures("ebhi", "test", 12, Settings(side=16))
+    assert all(torch.equal(a, b) for a, b in zip(found.masks, again.masks, strict=True))
+    seen = []
+    one = Sorted.__getitem__
+    monkeypatch.setattr(Sorted, "__getitem__", lambda self, i: seen.append(i) or one(self, i))
+    srenet.pictures("ebhi", "test", 24, Settings(side=16))
+    assert sorted(i // 2 for i in seen) == list(range(24))  # a patient each
+
+
 def test_a_run_that_learned_little_is_named_where_it_is_steadier_than_most():
     def runs(*kappas):
         return [
