@@ -455,7 +455,7 @@ def segment_(
 
     A run that was stopped goes on when the same command is given again.
     """
-    from equipath.segment import cluster_folder, segment
+    from equipath.segment import cluster_folder, is_slide, segment
 
     with _sentences():
         network, classes, trained = _network(model)
@@ -493,6 +493,11 @@ def segment_(
         return
     for name, share in made.shares.items():
         typer.echo(f"{name:<24} {100 * share:5.1f} % of the tissue")
+    if trained and mpp is None and slide_mpp is None and not is_slide(picture):
+        typer.echo(
+            f"{picture} does not say its microns per pixel and was taken to have {trained:g}, those of the training; "
+            "--slide-mpp says others."
+        )
     equal = "as of the whole picture at once" if made.exact else "less than the network's reach"
     typer.echo(
         f"{made.mask}: {made.size[0]} x {made.size[1]} pixels, {made.tiles} of {made.windows} windows of {made.tile}, "

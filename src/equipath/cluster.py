@@ -212,8 +212,8 @@ class TissueClusters:
         drawn = torch.cat(vectors)[:pixels].double()
         if len(drawn) < k:
             raise ValueError(
-                f"{len(drawn)} tissue pixels cannot make {k} clusters: the pictures are empty or black; look at "
-                "tissue_mask(picture)"
+                f"{len(drawn)} tissue pixels cannot make {k} clusters: the pictures are glass or black; look at "
+                "tissue_mask(picture), or cluster glass too (--everywhere on the command line)"
             )
         if not bool(drawn.isfinite().all()):
             raise ValueError(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import colorsys
 import csv
+import errno
 import hashlib
 import json
 import math
@@ -34,7 +35,7 @@ from equipath.data.items import IGNORE, DataError, read_array
 from equipath.data.tiles import starts, weights
 from equipath.data.wsi import WholeSlide, _refuse_truncated, find_tissue, write_pyramid
 
-__all__ = ["OUTSIDE", "Segmentation", "cluster_folder", "open_picture", "reach", "segment"]
+__all__ = ["OUTSIDE", "Segmentation", "cluster_folder", "is_slide", "open_picture", "reach", "segment"]
 
 OUTSIDE = 255
 """The label of pixels that were not looked at: glass."""
@@ -93,10 +94,18 @@ class _Slide:
         return self.slide.thumbnail(max(self.mpp, max(self.slide.extent) / side))
 
 
+def is_slide(path: str | os.PathLike[str]) -> bool:
+    """Whether OpenSlide reads the file: slides know their resolution, plain pictures do not."""
+    import openslide
+
+    return openslide.OpenSlide.detect_format(str(path)) is not None
+
+
 def open_picture(
     path: str | os.PathLike[str], mpp: float | None = None, slide_mpp: float | None = None
 ) -> Picture:
-    """Open a slide at a resolution, or a plain picture (PNG, JPEG, …) pixel for pixel.
+    """Open a slide at a resolution, or a plain picture (PNG, JPEG, …) pixel for pixel, as viewers show it: turned
+    as its EXIF tag says, white where it is transparent.
 
     Args:
         mpp: at which a slide is read; its finest level's by default.
@@ -106,17 +115,17 @@ def open_picture(
         DataError: the file is missing, truncated, damaged or no picture; or a plain picture is wanted at another
             resolution than its own.
     """
-    import openslide
-
     path = Path(path)
     if path.is_dir():
         raise DataError(f"{path} is a folder; give one picture or slide (--cluster takes a folder of cores).")
     if not path.is_file():
         raise DataError(f"{path} is missing; give the path of a picture or a slide.")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty; it was never written or copied whole.")
     for name, value in (("mpp", mpp), ("slide_mpp", slide_mpp)):
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise ValueError(f"got {name}={value}; microns per pixel are a positive number.")
-    if path.stat().st_size and openslide.OpenSlide.detect_format(str(path)) is not None:
+    if is_slide(path):
         slide = WholeSlide(path, slide_mpp)
         if mpp is not None and mpp < slide.mpp * 0.66:
             raise DataError(
@@ -127,8 +136,8 @@ def open_picture(
     _refuse_truncated(path)
     if mpp is not None and slide_mpp is not None and abs(mpp / slide_mpp - 1) > 0.05:
         raise DataError(
-            f"{path} is a plain picture of {slide_mpp:g} µm per pixel and is wanted at {mpp:g}: resize it, or leave "
-            "mpp away to take its pixels as they are."
+            f"{path} is a plain picture of {slide_mpp:g} µm per pixel and is wanted at {mpp:g}: resize it, or give "
+            f"{slide_mpp:g} as mpp too to take its pixels as they are."
         )
     return _Plain(path, slide_mpp or mpp)
 
@@ -220,8 +229,9 @@ def segment(
     name = Path(picture).name
     stem = name.removesuffix(Path(name).suffix) or name
     mask_file, preview, about = (out / f"{stem}{end}" for end in (".mask.tif", ".preview.png", ".json"))
+    there_already = f"{mask_file} is there already; delete it, or choose another folder."
     if mask_file.exists():
-        raise DataError(f"{mask_file} is there already; delete it, or choose another folder.")
+        raise DataError(there_already)
     source = open_picture(picture, mpp, slide_mpp)
     size = source.size
     if tile < 1:
@@ -279,6 +289,8 @@ def segment(
     work = out / f"{stem}.work"
     try:
         with _Unfinished(work, settings, size) as state:
+            if mask_file.exists():  # by another process, which held the folder until now
+                raise DataError(there_already)
             for i in range(state.row, len(rows)):
                 begun = time.perf_counter()
                 done = sum(map(len, todo[:i]))
@@ -293,25 +305,23 @@ def segment(
                     progress(done + len(todo[i]), total)
             names = _names(classes, state.channels)
             seconds, counts, labels = state.seconds, state.counts(), state.labels()
-        result = Segmentation(
-            str(mask_file), str(preview), size, source.mpp, names,
-            {n: float(counts[k + 1] / max(counts[1:].sum(), 1)) for k, n in enumerate(names)},
-            total, len(rows) * len(columns), side, margin, exact, seconds, float(counts[1:].sum() / 1e6), str(run_on),
-        )  # fmt: skip
-        _preview(source, labels, names).save(preview)
-        about.write_text(json.dumps(asdict(result), indent=1) + "\n")
-        _write(source, labels, names, mask_file)  # last: being there, it says that all is done
+            result = Segmentation(
+                str(mask_file), str(preview), size, source.mpp, names,
+                {n: float(counts[k + 1] / max(counts[1:].sum(), 1)) for k, n in enumerate(names)},
+                total, len(rows) * len(columns), side, margin, exact, seconds, float(counts[1:].sum() / 1e6), str(run_on),
+            )  # fmt: skip
+            _preview(source, labels, names).save(preview)
+            about.write_text(json.dumps(asdict(result), indent=1) + "\n")
+            _write(source, labels, names, mask_file)  # last: being there, it says that all is done
     except OSError as error:
-        mend = (
-            "choose another folder"
-            if isinstance(error, FileExistsError | NotADirectoryError)
-            else "make room"
-        )
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise DataError(
-            f"{error.filename or out} could not be written ({error.strerror or error}); {mend} and run the same "
-            "again: what is done is kept."
+            f"{error.filename or out} could not be written ({error.strerror or error}); "
+            f"{'make room' if full else 'choose another folder'} and run the same again: what is done is kept."
         ) from error
-    shutil.rmtree(work, ignore_errors=True)
+    finally:
+        if mask_file.exists():
+            shutil.rmtree(work, ignore_errors=True)
     return result
 
 
@@ -513,14 +523,40 @@ class _Band:
 
 class _Unfinished:
     """The folder of a run that is not finished: labels so far (0 unseen, k + 1 class k), the overlap that the next
-    row adds to, and the row reached. A row counts when `progress.json`, written last and by renaming, says so.
+    row adds to, and the row reached. A row counts when `progress.json`, written last and by renaming, says so. One
+    process at a time has the folder.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], size: tuple[int, int]) -> None:
-        self.folder, self.size = folder, size
+        self.folder, self.size, self.settings = folder, size, json.loads(json.dumps(settings))
         self.row, self.lines, self.seconds, self.channels = 0, 0, 0.0, 0
+        self.lock: Any = None
+
+    def __enter__(self) -> _Unfinished:
+        from filelock import FileLock, Timeout
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = FileLock(self.folder / "lock", timeout=0)
+        try:
+            self.lock.acquire()
+        except Timeout as error:
+            raise DataError(
+                f"Another process works in {self.folder} right now; wait for its end, or choose another folder."
+            ) from error
+        try:
+            self._begin()
+        except BaseException:
+            self.lock.release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+    def _begin(self) -> None:
+        """Go on where an earlier run was, or note what this one does."""
+        folder, size, settings = self.folder, self.size, self.settings
         note = folder / "settings.json"
-        settings = json.loads(json.dumps(settings))
         if note.exists():
             kept = self._noted(note)
             if kept != settings:
@@ -535,7 +571,6 @@ class _Unfinished:
                 self.row, self.lines = state["row"], state["lines"]
                 self.seconds, self.channels = state["seconds"], state["channels"]
             return
-        folder.mkdir(parents=True, exist_ok=True)
         room = shutil.disk_usage(folder).free
         if room < 1.5 * size[0] * size[1]:
             raise DataError(
@@ -552,12 +587,6 @@ class _Unfinished:
             return json.loads(note.read_text())
         except ValueError as error:
             raise DataError(f"{note} is damaged ({error}); delete {note.parent} to start anew.") from error
-
-    def __enter__(self) -> _Unfinished:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def band(self, row: int) -> _Band:
         above = (self.folder / f"{row - 1}.carry").open("rb") if row else None
@@ -702,7 +731,7 @@ def cluster_folder(
 
     Args:
         model: with ``features(x, layer)``, such as the ResNets.
-        folder: PNG, JPEG or TIFF pictures.
+        folder: PNG, JPEG or TIFF pictures; hidden files are none.
         side: to which a picture's longer side is resized (the paper: 512).
         everywhere: cluster glass too, and paint nothing black.
         progress: called with (pictures done, pictures in all).
@@ -729,7 +758,8 @@ def cluster_folder(
         )
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; --cluster takes a folder of pictures, one a core.")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    there = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = sorted(p for p in there if not p.name.startswith("."))  # a Mac puts ._NAME.png beside NAME.png
     if not files:
         raise DataError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}).")
     stems: dict[str, Path] = {}

@@ -783,9 +783,10 @@ def load_model(folder: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any
         config = json.loads((path / "config.json").read_text())["settings"]["config"]
         model = build(config["model"], len(config["classes"]), config["width"])
     except (OSError, KeyError, TypeError, ValueError) as error:
+        why = f"no {error} in config.json" if isinstance(error, KeyError) else error
         raise TrainingError(
-            f"{path} is no folder of `equipath train` ({error}): it wants best.safetensors and a config.json that "
-            "names the network."
+            f"{path} is no folder of `equipath train` ({why}): it wants best.safetensors and a config.json that names "
+            "the network. In Python, load_weights and equipath.segment.segment take any network."
         ) from error
     return model, load_weights(model, path)
 

@@ -146,7 +146,7 @@ def test_errors_at_the_door():
     picture = torch.rand(3, 16, 24)
     with pytest.raises(ValueError, match="no pictures"):
         TissueClusters.fit(net, [])
-    with pytest.raises(ValueError, match="empty or black"):
+    with pytest.raises(ValueError, match="glass or black"):
         TissueClusters.fit(net, [torch.zeros(3, 16, 16)])
     flat = torch.full((3, 16, 16), 0.5)
     with pytest.raises(ValueError, match="layer 1 of Colours tells 1 kinds of pixel apart, too few for 2"):

@@ -295,6 +295,70 @@ def test_what_stops_the_writing_is_said_with_what_to_do(tmp_path, monkeypatch):
         segment(model, path, tmp_path / "a")
 
 
+def test_a_folder_that_may_not_be_written_is_no_full_disk(tmp_path, monkeypatch):
+    def refused(*arguments, **options):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "a"))
+
+    path, model = picture(tmp_path, 64, 64), unet()
+    monkeypatch.setattr(room.Path, "mkdir", refused)  # root may write anywhere
+    with pytest.raises(DataError, match=r"could not be written \(Permission denied\); choose another folder"):
+        segment(model, path, tmp_path / "a")
+
+
+def test_two_runs_at_once_do_not_share_a_folder(tmp_path):
+    path, model, said = picture(tmp_path, 260, 300), unet(), []
+
+    def meanwhile(done, windows):
+        if not said:
+            with pytest.raises(DataError, match=r"Another process .*wait for its end, or choose another folder") as two:
+                segment(model, path, tmp_path / "a", tile=128, everywhere=True)
+            said.append(two)
+
+    segment(model, path, tmp_path / "a", tile=128, everywhere=True, progress=meanwhile)
+    segment(model, path, tmp_path / "b", tile=128, everywhere=True)
+    assert said
+    assert np.array_equal(labels(tmp_path / "a"), labels(tmp_path / "b"))
+    assert not (tmp_path / "a" / "core.work").exists()
+
+
+def test_a_run_that_came_second_leaves_what_the_first_one_made(tmp_path, monkeypatch):
+    """The mask appears between the first look and the taking of the folder."""
+    path, model = picture(tmp_path, 64, 64), unet()
+    real = room._Unfinished.__enter__
+
+    def enter(self):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / "core.mask.tif").write_text("the first one's")
+        return real(self)
+
+    monkeypatch.setattr(room._Unfinished, "__enter__", enter)
+    with pytest.raises(DataError, match="there already"):
+        segment(model, path, tmp_path / "a")
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["core.mask.tif"]
+    assert (tmp_path / "a" / "core.mask.tif").read_text() == "the first one's"
+
+
+def test_a_photograph_is_seen_as_viewers_show_it(tmp_path):
+    """A camera held upright leaves the turn to who reads the file; what is transparent is glass."""
+    upright, model = tissue(90, 60), unet()
+    tag = Image.Exif()
+    tag[0x0112] = 6  # shown after a quarter turn clockwise
+    lying = Image.fromarray(np.rot90(upright).copy())
+    lying.save(tmp_path / "turned.png", exif=tag)
+    Image.fromarray(upright).save(tmp_path / "plain.png")
+    for name in ("turned", "plain"):
+        segment(model, tmp_path / f"{name}.png", tmp_path, everywhere=True)
+    assert labels(tmp_path, "turned").shape == (90, 60)
+    assert np.array_equal(labels(tmp_path, "turned"), labels(tmp_path, "plain"))
+    clear = np.dstack([tissue(400, 300), np.full((400, 300), 255, np.uint8)])
+    clear[:200] = 0  # black, if one did not look at the fourth channel
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    segment(model, tmp_path / "clear.png", tmp_path, mpp=2.0)
+    there = labels(tmp_path, "clear")
+    assert (there[:180] == OUTSIDE).all()
+    assert (there[220:] != OUTSIDE).mean() > 0.99
+
+
 def test_the_mask_comes_last_since_it_says_that_all_is_done(tmp_path, monkeypatch):
     path, model = picture(tmp_path), unet()
 
@@ -367,13 +431,14 @@ def test_one_channel_is_class_one_against_the_rest(tmp_path):
     [
         (lambda f: f / "no.png", {}, DataError, "is missing"),
         (lambda f: f, {}, DataError, "is a folder"),
-        (lambda f: _bytes(f / "a.png", b""), {}, DataError, "cannot be read as a picture"),
+        (lambda f: _bytes(f / "a.png", b""), {}, DataError, "a.png is empty"),
+        (lambda f: _bytes(f / "a.png", b"words"), {}, DataError, "cannot be read as a picture"),
         (lambda f: _bytes(f / "a.tif", b"II*\0\x08\0"), {}, DataError, "truncated or damaged"),
         (lambda f: _white(f / "a.png"), {}, DataError, "no tissue.*--everywhere"),
         (picture, {"margin": 64, "tile": 128}, ValueError, "less than half"),
         (picture, {"classes": ("a",)}, ValueError, "1 names for a network of 3"),
         (picture, {"mpp": -1.0}, ValueError, "positive"),
-        (picture, {"mpp": 1.0, "slide_mpp": 0.5}, DataError, "plain picture"),
+        (picture, {"mpp": 1.0, "slide_mpp": 0.5}, DataError, "plain picture .*or give 0.5 as mpp too"),
         (picture, {"device": "cuda:99"}, ValueError, "cuda:99"),
         (picture, {"device": "gpu"}, ValueError, "'gpu' is not to be had"),
         (picture, {"tile": 0}, ValueError, "tile of 0"),
@@ -493,6 +558,7 @@ def test_an_unreadable_core_is_left_out_and_said(tmp_path):
     whole = (cores / "core0.png").read_bytes()
     (cores / "core0.png").write_bytes(whole[: len(whole) // 2])
     (cores / "core2.png").write_text("no picture")
+    (cores / "._core1.png").write_text("what a Mac puts beside a file")
     said: list[str] = []
     rows = cluster_folder(Colours(), cores, tmp_path / "out", 2, side=32, left_out=said.append)
     assert [row["name"] for row in rows] == ["core1.png", "core3.png"]
@@ -509,6 +575,9 @@ def test_an_unreadable_core_is_left_out_and_said(tmp_path):
     (cores / "core1.png").write_bytes(whole[:40])
     (cores / "core3.png").write_bytes(whole[:40])
     with pytest.raises(DataError, match="none of the 2 pictures"):
+        cluster_folder(Colours(), cores, tmp_path / "none", 2, side=32, left_out=said.append)
+    _white(cores / "core1.png")
+    with pytest.raises(ValueError, match=r"cannot make 2 clusters: .*--everywhere"):
         cluster_folder(Colours(), cores, tmp_path / "none", 2, side=32, left_out=said.append)
     assert not (tmp_path / "none").exists()
 
@@ -563,6 +632,7 @@ def test_the_command(tmp_path, monkeypatch):
     assert "healthy gland" in done.output
     assert "96 x 120 pixels" in done.output
     assert labels(tmp_path / "segmented").shape == (96, 120)
+    assert "core.png does not say its microns per pixel and was taken to have 2, those of the training" in done.output
     bad = typer.CliRunner().invoke(app, ["segment", "core.png", "--model", "nowhere"])
     assert bad.exit_code == 1
     assert "There is no folder 'nowhere'" in bad.output
@@ -574,3 +644,6 @@ def test_the_command(tmp_path, monkeypatch):
     bad = typer.CliRunner().invoke(app, ["segment", "none.png", "--model", "first_unet"])
     assert bad.exit_code == 1
     assert bad.output.strip().endswith("give the path of a picture or a slide.")
+    bad = typer.CliRunner().invoke(app, ["segment", "core.png", "--model", "."])
+    assert bad.exit_code == 1
+    assert "equipath.segment.segment take any network" in bad.output

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from equipath.data.tiles import starts
@@ -193,8 +193,8 @@ def as_image(picture: Any) -> torch.Tensor:
 
 
 def read_array(path: str | os.PathLike[str], mode: str | None = "RGB") -> np.ndarray:
-    """Read a picture as an array, ``(H, W, 3)`` uint8 by default; ``mode=None`` keeps the values of the file
-    (label maps).
+    """Read a picture as an array, ``(H, W, 3)`` uint8 by default, as viewers show it: turned as its EXIF tag says,
+    white where it is transparent. ``mode=None`` keeps the values of the file (label maps).
 
     Raises:
         DataError: the file is missing, truncated or not a picture.
@@ -210,6 +210,13 @@ def read_array(path: str | os.PathLike[str], mode: str | None = "RGB") -> np.nda
                     f"{path} has more than 8 bits a pixel, and what counts as white there is not known; save it with "
                     "8 bits a colour."
                 )
+            if mode == "RGB":
+                ImageOps.exif_transpose(picture, in_place=True)
+                if picture.has_transparency_data:
+                    clear = picture.convert("RGBA")
+                    shown = Image.new("RGB", picture.size, "white")
+                    shown.paste(clear, mask=clear.getchannel("A"))
+                    return np.array(shown)
             return np.array(picture if mode is None or picture.mode == mode else picture.convert(mode))
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; fetch the data set again, or put the file there.") from error
