@@ -361,6 +361,9 @@ def run_(
             min=0, max=1, help="gunet, pcam, steerable: only this part of the training set; may be given several times."
         ),
     ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="pcam, steerable: this rate of learning in place of the settings'.")
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -388,6 +391,10 @@ def run_(
             if "fractions" not in signature(experiment.run).parameters:
                 raise ValueError(f"{name} trains on the whole set; leave --fraction out.")
             chosen["fractions"] = fraction
+        if rate is not None:
+            if "lr" not in signature(experiment.run).parameters:
+                raise ValueError(f"{name} takes its rates from its settings; leave --rate out.")
+            chosen["lr"] = rate
         found: dict[str, list[Any]] = {}
         for one in range(seed, seed + seeds):
             place = folder or Path("runs") / name

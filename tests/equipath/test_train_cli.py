@@ -188,6 +188,18 @@ def test_run_takes_parts_of_the_training_set_where_an_experiment_has_them(call, 
     assert (done.exit_code, "leave --fraction out" in done.output) == (1, True)
 
 
+def test_run_takes_a_rate_where_an_experiment_has_one(call, monkeypatch):
+    said = []
+    module = ModuleType("equipath.experiments.pcam")
+    module.run = lambda lr=None, **_: said.append(lr) or {"p4m": {"nll": 0.5}}
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert call("run", "pcam", "--rate", 0.005).exit_code == 0
+    call("run", "pcam")
+    assert said == [0.005, None]
+    done = call("run", "srenet", "--rate", 0.5)
+    assert (done.exit_code, "leave --rate out" in done.output) == (1, True)
+
+
 def test_report_says_what_it_wrote_or_why_not(call, monkeypatch, tmp_path):
     monkeypatch.setattr("equipath.experiments.report.write", lambda: tmp_path / "results.md")
     assert call("report").output == f"wrote {tmp_path / 'results.md'}\n"

@@ -13,7 +13,7 @@ import numpy as np
 
 from equipath.experiments.results import Table, cell, grouped
 
-__all__ = ["Column", "Rates", "at_rate", "rates_of", "seeds_of", "steps_of", "want_of_steps"]
+__all__ = ["Column", "Rates", "at_best_rate", "at_rate", "rates_of", "seeds_of", "steps_of", "want_of_steps"]
 
 Run = dict[str, Any]
 
@@ -39,6 +39,30 @@ def at_rate(runs: Iterable[Run], rates: dict[str, float]) -> list[Run]:
             of_rate.setdefault(run["config"]["lr"], []).append(run)
         lr = rates.get(arm)
         kept += of_rate[lr if lr in of_rate else min(of_rate, key=lambda lr: (-len(of_rate[lr]), lr))]
+    return kept
+
+
+def at_best_rate(runs: Iterable[Run], chosen_by: str) -> list[Run]:
+    """Of every network, on every part of the training data, the runs at the rate that is best on validation data.
+
+    Args:
+        chosen_by: a metric on validation data, better where lower. Rates are compared on the seeds that all of them
+            have; where there are none, that of most runs is taken (of equally many, the lowest).
+    """
+    kept: list[Run] = []
+    for some in grouped(runs, "model", "fraction").values():
+        of_rate: dict[float, dict[int, Run]] = {}
+        for run in some:
+            of_rate.setdefault(run["config"]["lr"], {})[run["seed"]] = run
+        seeds = set.intersection(*(set(theirs) for theirs in of_rate.values()))
+        reached = {
+            lr: [theirs[seed]["metrics"].get(chosen_by) for seed in seeds] for lr, theirs in of_rate.items()
+        }
+        if seeds and all(value is not None for values in reached.values() for value in values):
+            best = min(of_rate, key=lambda lr, reached=reached: (float(np.mean(reached[lr])), lr))  # type: ignore[misc]
+        else:
+            best = min(of_rate, key=lambda lr, of_rate=of_rate: (-len(of_rate[lr]), lr))  # type: ignore[misc]
+        kept += of_rate[best].values()
     return kept
 
 
@@ -136,7 +160,7 @@ def steps_of(
     if not (seeds := set.intersection(*({run["seed"] for run in some} for some in every))):
         return []
     rows: list[list[str]] = []
-    gaps: dict[str, list[float]] = {}
+    gaps: dict[str, list[dict[int, float]]] = {}
     rates: dict[float, list[str]] = {}
     for arm, pair in pairs.items():
         rates.setdefault(pair[0][0]["config"]["lr"], []).append(arm)
@@ -144,15 +168,17 @@ def steps_of(
             kept = [run for run in some if run["seed"] in seeds]
             epochs = f"{kept[0]['config']['epochs']}"
             rows.append([f"{arm}{end}", epochs, *(cell(kept, c.metric, c.digits, c.scale) for c in columns)])
-            reached = [run["metrics"][chosen_by.metric] for run in kept]
-            gaps.setdefault(arm, []).append(float(np.mean(reached)))
+            gaps.setdefault(arm, []).append({run["seed"]: run["metrics"][chosen_by.metric] for run in kept})
     words = []
     for plain, ours in against:
         if plain in gaps and ours in gaps:
-            short, long = (b - a for a, b in zip(gaps[plain], gaps[ours], strict=True))
+            short, long = (
+                [b[seed] - a[seed] for seed in sorted(seeds)]
+                for a, b in zip(gaps[plain], gaps[ours], strict=True)
+            )
             words.append(
-                f"Against {plain}, {ours}'s {chosen_by.header} is {short:+.3f} after the short training and {long:+.3f} "
-                f"after the long one{want_of_steps(short, long)}."
+                f"Against {plain}, {ours}'s {chosen_by.header} is {np.mean(short):+.3f} after the short training and "
+                f"{np.mean(long):+.3f} after the long one{want_of_steps(short, long)}."
             )
     told = ", ".join(
         f"{lr:g}" if len(rates) == 1 else f"{lr:g} ({', '.join(some)})" for lr, some in rates.items()
@@ -164,14 +190,18 @@ def steps_of(
     return [table, *([" ".join(words)] if words else [])]
 
 
-def want_of_steps(short: float, long: float) -> str:
-    """What the gaps to another network (positive: behind) after a short and a long training say, as the end of a
-    sentence: "" for a network that was not behind.
+def want_of_steps(short: Sequence[float], long: Sequence[float]) -> str:
+    """What the gaps to another network (positive: behind), seed by seed, after a short and a long training say, as the
+    end of a sentence: "" for a network that was not behind in the mean.
     """
-    if short <= 0:
+    if np.mean(short) <= 0:
         return ""
-    if long <= 0:
+    if min(short) <= 0:
+        return "; behind or ahead, the seeds do not agree"
+    if max(long) <= 0:
         return ": it was behind for want of steps"
-    if long < short / 2:
+    if max(b / a for a, b in zip(short, long, strict=True)) < 0.5:
         return ": more than half of what it lacked was steps"
-    return ": it does not lack steps alone"
+    if min(b / a for a, b in zip(short, long, strict=True)) >= 0.5:
+        return ": it does not lack steps alone"
+    return "; how much of it was steps, the seeds do not agree"

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from equipath.experiments import NAMES
-from equipath.experiments.results import Picture, Table, grouped, load, results_folder
+from equipath.experiments.results import SIZES, Picture, Table, grouped, load, results_folder
+from equipath.experiments.summary import summary
 
 __all__ = ["page", "write"]
 
@@ -45,6 +46,7 @@ def page(folder: Path | None = None) -> tuple[str, dict[str, Any]]:
     parts = [INTRODUCTION]
     figures: dict[str, Any] = {}
     every = {name: load(name, folder=folder) for name in NAMES}
+    parts += _in_short(every)
     for name, runs in every.items():
         if not runs:
             continue
@@ -71,6 +73,21 @@ def page(folder: Path | None = None) -> tuple[str, dict[str, Any]]:
                 parts.append(_table(part) if isinstance(part, Table) else _paragraph(part))
     parts.append(_runs(every))
     return "\n".join(parts), figures
+
+
+def _in_short(every: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What the experiments compare, in one table for each size."""
+    compared = []
+    for name, runs in every.items():
+        module = import_module(f"equipath.experiments.{name}")
+        compared.append((getattr(module, "CLAIMS", ()), getattr(module, "shown", _all), runs))
+    found = [part for size in SIZES for part in summary(compared, size)]
+    shown = [_table(part) if isinstance(part, Table) else _paragraph(part) for part in found]
+    return ["## In short\n", *shown] if shown else []
+
+
+def _all(runs: list[dict[str, Any]], *_: str) -> list[dict[str, Any]]:
+    return runs
 
 
 def _one_setting(name: str, runs: Sequence[dict[str, Any]], rates_apart: bool = False) -> None:

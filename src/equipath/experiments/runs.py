@@ -28,6 +28,7 @@ class Runs:
         folder: checkpoints lie in `folder/DATA-SIZE-SEED/NETWORK`; a run that was stopped goes on there. None: no
             checkpoints.
         results: where the JSONs go; `book/results` by default.
+        lr: the rate of learning, where it is not that of the settings; its checkpoints lie in a folder of their own.
     """
 
     experiment: str
@@ -37,6 +38,7 @@ class Runs:
     folder: str | os.PathLike[str] | None = None
     progress: bool = True
     results: str | os.PathLike[str] | None = None
+    lr: float | None = None
 
     def check(self, data: Iterable[str], arms: Sequence[str], known: Sequence[str]) -> None:
         """Refuse a data set that is none of `data`, an unknown size, and `arms` that are not `known`.
@@ -48,6 +50,8 @@ class Runs:
             raise ValueError(f"{self.experiment} runs on {', '.join(names)}; got data={self.data!r}.")
         if self.size not in SIZES:
             raise ValueError(f"got size={self.size!r}; known are {', '.join(SIZES)}.")
+        if self.lr is not None and not 0 < self.lr < float("inf"):
+            raise ValueError(f"a rate of learning is a positive number; got {self.lr:g}.")
         if unknown := set(arms) - set(known):
             raise ValueError(f"got the arms {', '.join(sorted(unknown))}; known are {', '.join(known)}.")
 
@@ -82,6 +86,8 @@ class Runs:
             name = re.sub(r"[ ,]+", "_", config["model"])
             if "fraction" in config:
                 name += f"-{config['fraction']:g}"
+            if self.lr is not None:
+                name += f"-rate{self.lr:g}"
             place = Path(self.folder) / f"{source or self.data}-{self.size}-{self.seed}" / name
         done = fit(
             net, train, validation, epochs=config["epochs"], batch_size=config["batch"],

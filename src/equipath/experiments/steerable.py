@@ -15,7 +15,7 @@ levels and one cycle of the learning rate.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equipath.data import load
-from equipath.data.items import nested
+from equipath.data.items import IGNORE, nested
 from equipath.data.slides.tasks import TissueTypes
 from equipath.equivariance import Rotation, RotoReflection, equivariance_error
 from equipath.experiments.comparisons import Column, at_rate, rates_of, seeds_of, steps_of
@@ -258,9 +258,9 @@ def _pairs(items: Any, step: int) -> tuple[Tensor, Tensor]:
         several = getattr(items, "__getitems__", lambda some: [items[i] for i in some])
         for item in several(chosen.tolist()):
             both = torch.cat([item["image"], item["context"]])
-            targets = torch.stack([item["mask"], item["context_mask"]]).float()
+            targets = torch.stack([item["mask"], item["context_mask"]])
             if step > 1:
-                both, targets = F.avg_pool2d(both, step), (F.avg_pool2d(targets, step) >= 0.5).float()
+                both, targets = F.avg_pool2d(both, step), _majority(targets, step)
             size = both.shape[-1]
             side = size // RATIO
             # OCELOT's place need not lie on a whole pixel: the nearest is within half of one.
@@ -271,6 +271,16 @@ def _pairs(items: Any, step: int) -> tuple[Tensor, Tensor]:
             images.append(torch.cat([both, place]))
             masks.append(targets.long())
     return torch.stack(images), torch.stack(masks)
+
+
+def _majority(masks: Tensor, step: int) -> Tensor:
+    """Masks (K, H, W) of 0, 1 and ``IGNORE``, a pixel for each block of ``step``²: what at least half of its known
+    pixels say, ``IGNORE`` where fewer than half are known.
+    """
+    known = masks != IGNORE
+    share = F.avg_pool2d(known.double(), step)
+    ones = F.avg_pool2d((masks == 1).double(), step)
+    return (2 * ones >= share).long().where(share >= 0.5, IGNORE)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -286,9 +296,9 @@ def measure(net: nn.Module, images: Tensor, masks: Tensor, classes: int) -> dict
     if masks.dim() == 4:  # pairs: the small field is what is asked for
         logits, masks = logits[:, :1], masks[:, 0]
     dice = (
-        [dice_score(logits[:, 0] > 0, masks)]
+        [dice_score(logits[:, 0] > 0, masks, ignore_index=IGNORE)]
         if logits.shape[1] == 1
-        else dice_score(logits.argmax(1), masks, classes).tolist()
+        else dice_score(logits.argmax(1), masks, classes, ignore_index=IGNORE).tolist()
     )
     return {
         "dice": float(np.nanmean(dice)),
@@ -371,6 +381,7 @@ def run(
     root: str | Path | None = None,
     arms: Sequence[str] | None = None,
     fractions: Sequence[float] = (1.0,),
+    lr: float | None = None,
     settings: Settings | None = None,
     results: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -384,6 +395,7 @@ def run(
         root: folder of the data sets.
         arms: some of ``ARMS`` and ``LONG``, or of ``PAIR_ARMS``.
         fractions: of EBHI's training pictures, whole patients; every training has the same number of steps.
+        lr: in place of the networks' rates in the settings.
         settings: in place of those of ``size``.
         results: where the JSONs go; `book/results` by default.
 
@@ -392,11 +404,12 @@ def run(
     """
     pair = data in ("pairs", "ocelot")
     known = PAIR_ARMS if pair else ARMS
-    runs = Runs(NAME, data, size, seed, folder, progress, results)
+    runs = Runs(NAME, data, size, seed, folder, progress, results, lr)
     runs.check(DATA, arms or (), known if pair else (*ARMS, *LONG))
     if data != "ebhi" and set(fractions) != {1}:
         raise ValueError(f"steerable cuts EBHI's training pictures alone; leave the fractions out on {data}.")
     settings = settings or SETTINGS[size][data]
+    settings = settings if lr is None else replace(settings, lr=lr, steerable_lr=lr)
     images, masks, names = pictures(data, "train", settings, seed, root)
     validation = pictures(data, "val", settings, root=root)[:2]
     test = pictures(data, "test", settings, root=root)[:2]
@@ -513,10 +526,14 @@ def _rates(runs: Sequence[dict[str, Any]], arms: Sequence[str], on: str) -> list
         return []
     best = ", ".join(f"{lr:g} ({arm})" for arm, lr in found.best.items())
     text = f"On validation pictures the best of these rates are {best}."
-    if any(arm.startswith("steerable") for arm in found.best):
+    kinds = [
+        [lr for arm, lr in found.best.items() if arm.startswith("steerable") == kind]
+        for kind in (True, False)
+    ]
+    if all(kinds) and min(kinds[0]) > max(kinds[1]):
         text += (
             " Adam moves every weight by about the rate, so what a rate does depends on how large the weights are. A "
-            "steerable layer weighs kernels of unit energy, and its weights are three to four times as large as a plain "
+            "steerable layer weighs kernels of unit energy, and its weights are several times as large as a plain "
             "filter's: it wants a higher rate."
         )
     return [found.table, text]

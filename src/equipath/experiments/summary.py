@@ -15,7 +15,7 @@ import numpy as np
 from equipath.experiments.comparisons import seeds_of
 from equipath.experiments.results import Table, grouped
 
-__all__ = ["Claim", "told", "summary"]
+__all__ = ["Claim", "summary", "told"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ def _gap(claim: Claim, ours: Sequence[dict[str, Any]], plain: Sequence[dict[str,
     )
     if not (seeds := sorted(first.keys() & second.keys())):
         return None
-    a, b = (np.array([values[seed] for seed in seeds], dtype=float) * claim.scale for values in (first, second))
+    a, b = (
+        np.array([values[seed] for seed in seeds], dtype=float) * claim.scale for values in (first, second)
+    )
     ahead = b - a if claim.lower else a - b
     return _Gap(a.mean(), b.mean(), ahead.mean(), int((ahead > 0).sum()), len(seeds))
 
@@ -76,7 +78,9 @@ def told(gap: _Gap | None, digits: int) -> list[str]:
 
 
 def summary(
-    experiments: Sequence[tuple[Sequence[Claim], Callable[..., list[dict[str, Any]]], Sequence[dict[str, Any]]]],
+    experiments: Sequence[
+        tuple[Sequence[Claim], Callable[..., list[dict[str, Any]]], Sequence[dict[str, Any]]]
+    ],
     size: str = "small",
 ) -> list[str | Table]:
     """The table and a sentence that counts its rows.

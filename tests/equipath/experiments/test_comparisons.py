@@ -3,7 +3,15 @@
 import pytest
 
 from equipath.experiments import results
-from equipath.experiments.comparisons import Column, at_rate, rates_of, seeds_of, steps_of, want_of_steps
+from equipath.experiments.comparisons import (
+    Column,
+    at_best_rate,
+    at_rate,
+    rates_of,
+    seeds_of,
+    steps_of,
+    want_of_steps,
+)
 
 COLUMNS = (Column("validation", "v", 2), Column("test", "t", 1, 100))
 
@@ -76,7 +84,30 @@ def test_long_trainings_are_compared_with_short_ones_of_the_same_rate_and_seeds(
 
 @pytest.mark.parametrize(
     ("short", "long", "words"),
-    [(-0.1, 0.2, ""), (0.1, -0.1, "behind for want"), (0.1, 0.04, "more than half"), (0.1, 0.06, "not lack steps alone")],
+    [
+        ([-0.1, 0.05], [0.2, 0.2], ""), ([0.1], [-0.1], ": it was behind for want"), ([0.1], [0.04], "more than half"),
+        ([0.1], [0.06], "not lack steps alone"), ([0.1, -0.05], [0.0, 0.0], "behind or ahead, the seeds do not agree"),
+        ([0.1, 0.1], [-0.1, 0.02], "more than half"), ([0.1, 0.1], [0.02, 0.09], "of it was steps, the seeds do not"),
+    ],
 )  # fmt: skip
-def test_the_want_of_steps(short, long, words):
-    assert (want_of_steps(short, long) == "") if not words else (words in want_of_steps(short, long))
+def test_the_want_of_steps_is_told_where_all_seeds_say_so(short, long, words):
+    found = want_of_steps(short, long)
+    assert words in found
+    assert bool(words) == bool(found)
+
+
+def test_the_rate_that_is_best_on_validation_is_shown():
+    low, high = (
+        [a_run("a", 0.1, v, t, s) for v, t, s in ((0.5, 0.1, 0), (0.6, 0.1, 1))],
+        [a_run("a", 0.2, 0.4, 0.9)],
+    )
+    other = a_run("b", 0.3, 1.0)
+    assert at_best_rate([*low, *high, other], "v") == [*high, other]  # whatever the test says
+    high[0]["metrics"]["v"] = 0.55  # above seed 0's 0.5; that seed 1 stands at 0.6 does not count
+    assert at_best_rate([*low, *high, other], "v") == [*low, other]
+    lonely = a_run("a", 0.2, 0.0, seed=7)
+    assert at_best_rate([*low, lonely], "v") == low  # no seed in common: that of most runs
+    del low[0]["metrics"]["v"]
+    assert at_best_rate([*low, *high], "v") == low
+    part = a_run("a", 0.3, 0.9, fraction=0.5)
+    assert at_best_rate([*low, part], "v") == [*low, part]

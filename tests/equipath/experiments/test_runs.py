@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from equipath.data import DataError
-from equipath.experiments import NAMES, pcam, results
+from equipath.experiments import NAMES, pcam, results, steerable
 from equipath.experiments.runs import Runs
 
 CONFIG = {"model": "SEUNet, fixed σ", "epochs": 1, "batch": 2, "batches": 1, "lr": 0.1}
@@ -56,6 +56,30 @@ def test_parts_of_a_set_and_its_source_have_folders_of_their_own(tmp_path):
         path.parent.relative_to(tmp_path / "ck").as_posix() for path in tmp_path.rglob("best.safetensors")
     }
     assert kept == {f"pcam-small-3/SEUNet_fixed_σ-{part}" for part in ("0.25", "1")}
+
+
+def test_another_rate_has_checkpoints_of_its_own_and_is_a_positive_number(tmp_path, monkeypatch):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 1))
+    pairs = torch.rand(4, 3, 2, 2), torch.zeros(4, 1)
+    runs = Runs("pcam", "pcam", "small", 0, tmp_path / "ck", False, tmp_path, 0.25)
+    runs.one(net, pairs, pairs, CONFIG, lambda net: {"bias": 1.0}, loss=nn.functional.mse_loss)
+    assert (tmp_path / "ck" / "pcam-small-0" / "SEUNet_fixed_σ-rate0.25" / "best.safetensors").is_file()
+    for name in ("pcam", "steerable"):
+        for lr in (0.0, -1.0, float("nan")):
+            with pytest.raises(ValueError, match="a rate of learning is a positive number"):
+                import_module(f"equipath.experiments.{name}").run(lr=lr)
+    given = []
+    monkeypatch.setattr(
+        Runs, "one", lambda self, net, train, validation, config, *_, **__: given.append(config) or {}
+    )
+    monkeypatch.setattr(
+        steerable, "pictures", lambda *_, **__: (torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8), "ab")
+    )
+    arms = ("U-Net", "steerable U-Net")
+    steerable.run("ebhi", lr=0.3, arms=arms)
+    steerable.run("ebhi", arms=arms)
+    small = steerable.SETTINGS["small"]["ebhi"]
+    assert [config["lr"] for config in given] == [0.3, 0.3, small.lr, small.steerable_lr]
 
 
 def test_parts_of_pcam_are_refused_where_there_are_none():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from equipath.data.items import IGNORE
 from equipath.experiments import results, steerable
 from equipath.experiments.runs import Runs
 from equipath.experiments.steerable import (
@@ -279,6 +280,25 @@ def test_marked_places_are_where_the_small_field_lies():
         run("pairs", arms=("U-Net+",))
     with pytest.raises(ValueError, match="known are U-Net"):
         run("pairs", arms=("U-Net long",))
+
+
+def test_unknown_pixels_of_a_pair_are_neither_cancer_nor_background():
+    masks = torch.tensor([[[1, 1, 0, 0], [IGNORE, IGNORE, 0, 1], [1, 1, IGNORE, 0], [0, 0, IGNORE, IGNORE]]])
+    assert steerable._majority(masks, 2).tolist() == [[[1, 0], [1, IGNORE]]]
+    plain = torch.randint(2, (2, 8, 8), generator=torch.Generator().manual_seed(0))
+    expected = nn.functional.avg_pool2d(plain.double(), 4) >= 0.5
+    assert torch.equal(steerable._majority(plain, 4), expected.long())
+
+    class Right(nn.Module):
+        def forward(self, x):
+            return 50 * (2 * x[:, :1] - 1)
+
+    x = pairs(2)
+    x[:, 0] = x[:, 0].round()
+    truth = torch.stack([x[:, 0], x[:, 0]], 1).long()
+    truth[:, :, :5] = IGNORE
+    x[:, 0, :5] = 0.5  # an answer about what nobody knows
+    assert measure(Right(), x, truth, 2)["dice"] == 1
 
 
 def test_networks_are_trained_on_training_slides_and_not_on_the_turned_test_slides(monkeypatch):
