@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,8 @@ def fit(
 
     Args:
         train, validation: a data set of (image, target) pairs (`Pairs` makes one from `equipath.data`), or a
-            tuple (images, targets) of whole sets; uint8 images become float in [0, 1], a batch at a time.
+            tuple (images, targets) of whole sets, tensors or arrays; uint8 images become float in [0, 1], floats
+            the precision of the weights, a batch at a time.
         loss: loss(output, target), the mean over the batch.
         epochs: passes; with `batches_per_epoch` each has that many batches, drawn from one shuffled pass after
             the other. Without, an epoch is one pass, and what is left over from whole batches waits for
@@ -145,23 +147,28 @@ def fit(
     Raises:
         TrainingError: an empty split, a missing class, settings that differ from those of the run in `folder`,
             a damaged checkpoint, a batch that network or loss cannot take, a loss that is no longer finite, a disk
-            that is full. Best weights and checkpoint are kept.
+            that is full. Best weights and checkpoint are kept; before an epoch has ended, the weights as they were.
         ValueError: an unknown optimizer or schedule, a number out of range, data that are no (image, target) pairs.
     """
-    given = dict(
+    train, validation = _tensors(train), _tensors(validation)
+    given: dict[str, Any] = dict(
         batch_size=batch_size, batches_per_epoch=batches_per_epoch, optimizer=optimizer, lr=lr,
         weight_decay=weight_decay, momentum=momentum, schedule=schedule, patience=patience, seed=seed,
         precision=precision, loss=_named(loss), augment=_named(augment), score=_named(score),
         config=_plain(config or {}),
     )  # fmt: skip
     _check(given, epochs)
+    # Neither JSON nor a checkpoint knows the numbers of NumPy.
+    given = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
+    lr, weight_decay, momentum, seed = (given[name] for name in ("lr", "weight_decay", "momentum", "seed"))
+    batch_size, batches_per_epoch, epochs = given["batch_size"], given["batches_per_epoch"], int(epochs)
     for data, name in ((train, "training"), (validation, "validation")):
         if _count(data) == 0:
             raise TrainingError(f"The {name} set is empty; check its split, its fraction and its folder.")
         if classes is not None:
             _need_classes(data, classes, name)
 
-    fabric = _fabric(device, precision)
+    fabric = _fabric(str(device), precision)
     batch = _batch_size(batch_size, _count(train), fabric.world_size)
     batches = batches_per_epoch or _count(train) // batch
     given |= {"training items": _count(train), "validation items": _count(validation)}
@@ -174,6 +181,7 @@ def fit(
     stepper = _optimizer(model, optimizer, lr, weight_decay, momentum)
     rate = _schedule(stepper, schedule, lr, patience, epochs * batches)
     network, wrapped = fabric.setup(model, stepper)
+    kind = next(model.parameters()).dtype
     keeper = _Keeper(fabric, model, stepper, rate, folder, given)
     with keeper, _own_randomness(), _repeatable(fabric.device):
         run = keeper.resume()
@@ -192,7 +200,8 @@ def fit(
                     if augment is not None:
                         images, targets = augment(images, targets, chance)
                     with _told(epoch, step, images, targets):
-                        error = loss(network(images), targets)
+                        output = network(images.to(kind) if images.is_floating_point() else images)
+                        error = loss(output, targets)
                         wrapped.zero_grad()
                         fabric.backward(error)
                     wrapped.step()
@@ -333,6 +342,14 @@ def roto_reflections(images: Tensor, targets: Tensor, generator: torch.Generator
     return moved, torch.stack([P4M.act(target, h) for target, h in zip(targets, drawn, strict=True)])
 
 
+def _tensors(data: Data) -> Data:
+    """Arrays of whole sets as tensors, which share their memory."""
+    if not isinstance(data, tuple):
+        return data
+    first, second = (torch.as_tensor(x) if isinstance(x, np.ndarray) else x for x in data)
+    return first, second
+
+
 def _count(data: Data) -> int:
     if isinstance(data, tuple):
         if len(data[0]) != len(data[1]):
@@ -367,7 +384,7 @@ def _mark(data: Data) -> str | None:
 def _need_classes(data: Data, classes: int, name: str) -> None:
     missing = set(range(classes))
     for i in range(_count(data)):
-        target = data[1][i] if isinstance(data, tuple) else data[i][1]
+        target = data[1][i] if isinstance(data, tuple) else _pair(data[i])[1]
         missing -= set(torch.as_tensor(target).unique().tolist())
         if not missing:
             return
@@ -421,22 +438,32 @@ def _read(data: Data, order: list[Tensor], workers: int, device: torch.device) -
         yield images, _to(targets, device)
 
 
-def _collate(pairs: list[Any]) -> Any:
-    """default_collate, with a word about what cannot be one batch."""
-    first = pairs[0]
-    if not isinstance(first, tuple | list) or len(first) != 2:
+def _pair(item: Any) -> Any:
+    if not isinstance(item, tuple | list) or len(item) != 2:
         raise ValueError(
-            f"an item of the data set is a {type(first).__name__}, no pair (image, target); Pairs(items) makes pairs of "
+            f"an item of the data set is a {type(item).__name__}, no pair (image, target); Pairs(items) makes pairs of "
             "the dictionaries of equipath.data."
         )
-    sizes = {tuple(image.shape) for image, _ in pairs if isinstance(image, Tensor)}
+    return item
+
+
+def _collate(pairs: list[Any]) -> Any:
+    """default_collate, with a word about what cannot be one batch."""
+    _pair(pairs[0])
+    sizes = {tuple(image.shape) for image, _ in pairs if isinstance(image, Tensor | np.ndarray)}
     if len(sizes) > 1:
         one, two = (" x ".join(map(str, size)) for size in sorted(sizes)[:2])
         raise ValueError(
             f"pictures of {one} and {two} cannot be one batch; cut all to one size, Pairs(items, size=…), or take "
             "batch_size=1."
         )
-    return default_collate(pairs)
+    try:
+        return default_collate(pairs)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"the items cannot be one batch ({' '.join(str(error).split())}); images and targets are tensors, arrays or "
+            "numbers, of one size."
+        ) from error
 
 
 @contextmanager
@@ -444,7 +471,7 @@ def _told(epoch: int, step: int, images: Any, targets: Any) -> Iterator[None]:
     """What network or loss cannot do with a batch is said with the batch."""
     try:
         yield
-    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         batch = []
         for name, x in (("images", images), ("targets", targets)):
             if isinstance(x, Tensor) and x.numel() and "CUDA" not in str(error):
@@ -476,12 +503,13 @@ def predict(model: nn.Module, data: Data | Tensor, batch_size: int = 64, workers
     the model.
 
     Args:
-        data: as for `fit`, or images (N, C, H, W) alone.
+        data: as for `fit`, or images (N, C, H, W) alone, a tensor or an array.
 
     Returns:
         (N, …): what the model gives for one batch, for all of them.
     """
-    pairs = (data, torch.zeros(len(data))) if isinstance(data, Tensor) else data
+    data = torch.as_tensor(data) if isinstance(data, np.ndarray) else data
+    pairs = (data, torch.zeros(len(data))) if isinstance(data, Tensor) else _tensors(data)
     if batch_size < 1 or not (_count(pairs) or isinstance(data, Tensor | tuple)):
         raise ValueError(f"got {_count(pairs)} items and batch_size={batch_size}; both are at least 1.")
     before, model = model.training, model.eval()
@@ -510,7 +538,11 @@ def _measure(
         total += share * float(loss(output, targets))
         done += share
     mean = total / done
-    return {"validation_loss": mean, "score": -mean if score is None else float(score(model, data))}
+    said: Any = -mean if score is None else score(model, data)
+    try:
+        return {"validation_loss": mean, "score": float(said)}
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"score gave {said!r}; it must return one number, the higher the better.") from error
 
 
 # --------------------------------------------------------------------------------------------------
@@ -524,12 +556,19 @@ def _check(given: dict[str, Any], epochs: int) -> None:
     ):
         if given[name] not in known:
             raise ValueError(f"got {name}={given[name]!r}; known are {', '.join(map(repr, known))}.")
-    numbers = {"epochs": epochs} | {
+    numbers: dict[str, Any] = {"epochs": epochs} | {
         name: given[name] for name in ("batches_per_epoch", "batch_size", "patience")
     }
     for name, value in numbers.items():
-        if not (value is None and name == "batches_per_epoch") and (value < 1 or value != int(value)):
-            raise ValueError(f"got {name}={value}; it must be a whole number of at least 1.")
+        if value is None and name == "batches_per_epoch":
+            continue
+        if not isinstance(value, Integral) or int(value) < 1:
+            raise ValueError(f"got {name}={value!r}; it must be a whole number of at least 1.")
+    for name in ("lr", "weight_decay", "momentum"):
+        if not isinstance(given[name], Real):
+            raise ValueError(f"got {name}={given[name]!r}; it must be a number.")
+    if not isinstance(given["seed"], Integral):
+        raise ValueError(f"got seed={given['seed']!r}; it must be a whole number.")
     if not given["lr"] > 0:
         raise ValueError(f"got lr={given['lr']}; it must be greater than 0.")
     if given["seed"] < 0:
@@ -583,6 +622,7 @@ class _Keeper:
         self.folder = None if folder is None else Path(folder)
         self.given = given | {"weights": f"{type(model).__name__} {_shapes(model)}"}
         self.best: dict[str, Tensor] | None = None
+        self.begun: dict[str, Tensor] | None = None  # the weights before there are best ones
         self.drawn = time.monotonic()
         self.lock: Any = None
 
@@ -605,9 +645,9 @@ class _Keeper:
             raise TrainingError(f"{self.folder} cannot be made ({error.strerror}); name another.") from error
 
     def __exit__(self, *error: object) -> None:
-        """Give the model its best weights, if there are any, and leave the folder to others."""
-        if self.best is not None:
-            self.model.load_state_dict(self.best)
+        """Give the model its best weights, or those with which it came, and leave the folder to others."""
+        if (weights := self.begun if self.best is None else self.best) is not None:
+            self.model.load_state_dict(weights)
         self.model.eval()
         if self.lock is not None:
             self.lock.release()
@@ -615,6 +655,7 @@ class _Keeper:
     def resume(self) -> Training:
         """The run in the folder, put back into model, optimiser and schedule; a new one if there is none."""
         run = Training(folder=self.folder)
+        self.begun = self._weights()
         if self.folder is None:
             return run
         self.fabric.barrier()
@@ -665,12 +706,13 @@ class _Keeper:
         self.publish(run)
         return run
 
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+
     def keep(self, run: Training, row: dict[str, float]) -> None:
         """Take an epoch that went well into the run, in memory and on disk."""
         better = row["score"] > run.best_score or not run.history
-        best = (
-            {n: t.detach().cpu().clone() for n, t in self.model.state_dict().items()} if better else self.best
-        )
+        best = self._weights() if better else self.best
         epoch, value = (len(run.history) + 1, row["score"]) if better else (run.best_epoch, run.best_score)
         history = [*run.history, row]
         if self.folder is not None and self.fabric.is_global_zero:
@@ -684,6 +726,7 @@ class _Keeper:
             torch.save(kept, store)
             _write(self.folder / "last.pt", store.getvalue(), self.kept(run))
         run.history, run.best_epoch, run.best_score, self.best = history, epoch, value, best
+        self.begun = None
         run.seconds = sum(row["seconds"] for row in history)
         self.publish(run, weights=better)
 

@@ -210,6 +210,27 @@ def test_bytes_become_floats_a_batch_at_a_time():
     assert sorted(seen[0].unique().tolist()) == sorted((small.unique() / 255).tolist())
 
 
+def test_arrays_give_what_tensors_give():
+    (images, targets), validation, model, other = data(), data(24, seed=1), net(), net()
+    options = dict(loss=nn.functional.cross_entropy, epochs=2, batch_size=16, progress=False)
+    fit(model, (images.numpy(), targets.numpy()), (validation[0].numpy(), validation[1].numpy()), **options)
+    fit(other, (images, targets), validation, **options)
+    assert same(model.state_dict(), other.state_dict())
+    expected = predict(other, images)
+    assert torch.equal(predict(model, images.numpy()), expected)
+    assert torch.equal(predict(model, (images.numpy(), targets.numpy())), expected)
+
+
+@pytest.mark.parametrize(("weights", "pictures"), [("float", "double"), ("double", "float")])
+def test_pictures_come_in_the_precision_of_the_weights(weights, pictures):
+    """NumPy draws doubles where nobody asks; training takes them as validation does."""
+    model = getattr(net(), weights)()
+    images = [getattr(part, pictures)() for part in (data()[0], data(24, seed=1)[0])]
+    train, validation = zip(images, (data()[1], data(24, seed=1)[1]), strict=True)
+    fit(model, train, validation, loss=nn.functional.cross_entropy, epochs=1, progress=False)
+    assert {p.dtype for p in model.parameters()} == {getattr(torch, weights)}
+
+
 def test_items_of_the_data_room_become_pairs():
     items = [{"image": torch.rand(3, 9, 8), "mask": torch.arange(72).view(9, 8), "name": "a"}]
     image, mask = Pairs(items, size=4)[0]
@@ -417,6 +438,35 @@ def test_a_first_epoch_without_numbers_says_that_nothing_was_lost():
         run(net(), loss=lambda o, t: o.sum() * math.nan)
     with pytest.raises(TrainingError, match="score nan; try a smaller lr"):
         run(net(), score=lambda model, validation: math.nan)
+    with pytest.raises(ValueError, match="score gave None; it must return one number"):
+        run(net(), score=lambda model, validation: None)
+
+
+@pytest.mark.parametrize("what", ["nan", "stop"])
+def test_a_first_epoch_that_does_not_end_leaves_the_weights_as_they_were(tmp_path, what):
+    """So that the same call gives the bits of a run that nobody stopped, and pretrained weights are not lost."""
+    model, calls = net(), []
+
+    def loss(output, target):
+        calls.append(1)
+        if what == "stop" and len(calls) == 3:
+            raise KeyboardInterrupt
+        return nn.functional.cross_entropy(output, target) * (math.nan if what == "nan" else 1)
+
+    with pytest.raises((TrainingError, KeyboardInterrupt)):
+        run(model, loss=loss, folder=tmp_path)
+    assert len(calls) == 3
+    assert same(model.state_dict(), net().state_dict())
+    assert not model.training
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_weights_as_they_were(tmp_path):
+    frozen, model = net(), net(seed=3)
+    frozen[0].requires_grad_(False)
+    run(frozen, 1, folder=tmp_path)
+    with pytest.raises(TrainingError, match="holds another network"):
+        run(model, 2, folder=tmp_path)
+    assert same(model.state_dict(), net(seed=3).state_dict())
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full stands for a full disk")
@@ -578,12 +628,20 @@ def test_other_labels_items_or_numbers_of_processes_are_other_settings(tmp_path)
     ("items", "said"),
     [
         ([(torch.zeros(1, 4, 4 + i % 2), 0) for i in range(4)], r"1 x 4 x 4 and 1 x 4 x 5 cannot be one batch"),
+        ([(np.zeros((1, 4, 4 + i % 2)), 0) for i in range(4)], r"1 x 4 x 4 and 1 x 4 x 5 cannot be one batch"),
+        ([(torch.zeros(1, 4, 4), torch.zeros(i)) for i in range(4)], r"cannot be one batch \(.* of one size"),
+        ([(SimpleNamespace(), 0)] * 4, r"cannot be one batch \(.*SimpleNamespace.*are tensors, arrays or numbers"),
         ([{"image": torch.zeros(1, 4, 4), "label": 0}] * 4, r"is a dict, no pair \(image, target\); Pairs\(items\)"),
     ],
 )
 def test_items_that_make_no_batch_are_named(items, said, workers):
     with pytest.raises(ValueError, match=said):
         fit(net(), items, data(), loss=nn.functional.cross_entropy, epochs=1, workers=workers)
+
+
+def test_items_that_are_no_pairs_are_named_where_classes_are_counted_too():
+    with pytest.raises(ValueError, match="is a dict, no pair"):
+        fit(net(), [{"image": 0, "label": 0}], data(), loss=nn.functional.cross_entropy, epochs=1, classes=2)
 
 
 @pytest.mark.parametrize("what", [None, torch.utils.data.DataLoader([1, 2]), iter([1])])
@@ -598,6 +656,7 @@ def test_data_without_items_by_number_is_named(what):
         (lambda output, target: nn.functional.cross_entropy(output, target + 1), "Target 2 is out of bounds"),
         (lambda output, target: output.sum(1), "grad can be implicitly created only for scalar"),
         (lambda output, target: output.detach().sum(), "does not require grad"),
+        (lambda output, target: 1.0, "'float' object has no attribute"),
     ],
 )
 def test_a_loss_that_fails_is_told_with_its_batch(loss, said):
@@ -632,11 +691,21 @@ def test_a_spoilt_config_beside_the_weights_is_named(tmp_path):
         (dict(lr=0.0), "lr=0.0; it must be greater than 0"),
         (dict(lr=math.nan), "lr=nan; it must be greater than 0"),
         (dict(seed=-1), "seed=-1; it must not be negative"),
+        (dict(seed=1.5), "seed=1.5; it must be a whole number"),
+        (dict(lr="1e-3"), "lr='1e-3'; it must be a number"),  # YAML reads 1e-3 as a word
+        (dict(batch_size="8"), "batch_size='8'; it must be a whole number"),
+        (dict(weight_decay=None), "weight_decay=None; it must be a number"),
     ],
 )
 def test_arguments_out_of_range_are_named(change, said):
     with pytest.raises(ValueError, match=said):
         run(net(), **change)
+
+
+def test_numbers_of_numpy_and_a_device_of_torch_are_as_good(tmp_path):
+    options = dict(batch_size=np.int64(16), lr=np.float64(0.01), seed=np.int64(0), device=torch.device("cpu"))
+    run(net(), np.int64(1), folder=tmp_path, **options)
+    assert len(run(net(), 2, folder=tmp_path).history) == 2
 
 
 def test_a_device_that_is_not_there_is_named():
