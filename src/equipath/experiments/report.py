@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -43,23 +44,17 @@ def page(folder: Path | None = None) -> tuple[str, dict[str, Any]]:
     Args:
         folder: of the results; `results_folder()` by default.
     """
-    parts = [INTRODUCTION]
+    parts: list[str] = []
     figures: dict[str, Any] = {}
     every = {name: load(name, folder=folder) for name in NAMES}
-    parts += _in_short(every)
     for name, runs in every.items():
         if not runs:
             continue
         module = import_module(f"equipath.experiments.{name}")
         _one_setting(name, runs, getattr(module, "RATES_APART", False))
         parts.append(f"## {getattr(module, 'TITLE', name)}\n")
-        try:
+        with _told(name):
             made = list(module.report(runs))
-        except KeyError as error:
-            raise ValueError(
-                f"a run of {name} does not tell its {error}: it was made by another version; run it again, or delete "
-                "its file."
-            ) from error
         for part in made:
             if isinstance(part, Picture):
                 file = f"{name}-{part.name}.png"
@@ -72,7 +67,24 @@ def page(folder: Path | None = None) -> tuple[str, dict[str, Any]]:
             else:
                 parts.append(_table(part) if isinstance(part, Table) else _paragraph(part))
     parts.append(_runs(every))
-    return "\n".join(parts), figures
+    with _told("one of the experiments"):
+        return "\n".join([INTRODUCTION, *_in_short(every), *parts]), figures
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """What a run does not hold is said with its experiment."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(
+            f"a run of {name} does not tell its {error}: it was made by another version; run it again, or delete "
+            "its file."
+        ) from error
+    except TypeError as error:
+        raise ValueError(
+            f"a run of {name} holds something else than was expected ({error}); run it again, or delete its file."
+        ) from error
 
 
 def _in_short(every: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -172,7 +184,8 @@ def _runs(every: dict[str, list[dict[str, Any]]]) -> str:
     for name, runs in every.items():
         for (data, size), some in grouped(runs, "data", "size").items():
             seeds = len({run["seed"] for run in some})
-            minutes = sum(run["seconds"] for run in some) / 60
+            with _told(name):
+                minutes = sum(run["seconds"] for run in some) / 60
             devices = "; ".join(sorted({run["device"] for run in some}))
             rows.append((name, data, size, str(len(some)), str(seeds), f"{minutes:.0f}", devices))
     header = ("experiment", "data", "size", "runs", "seeds", "minutes", "device")

@@ -177,6 +177,24 @@ def test_a_run_that_lacks_what_its_report_shows_is_named(experiment, tmp_path):
         report.page(tmp_path / "runs")
 
 
+@pytest.mark.parametrize("change", [{"seconds": None}, {"metrics": {"dice": "high"}}])
+def test_a_run_that_holds_words_for_numbers_is_named(experiment, tmp_path, change):
+    file = next((tmp_path / "runs").rglob("*.json"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ValueError, match=r"a run of \w+ holds something else than was expected .*; run it again"):
+        report.page(tmp_path / "runs")
+
+
+def test_a_damaged_run_leaves_the_page_that_is_there(tmp_path):
+    book = tmp_path / "book"
+    book.mkdir()
+    (book / "results.md").write_text("as it was")
+    keep(tmp_path / "runs").write_text("{")
+    with pytest.raises(ValueError, match="is no JSON"):
+        report.write(book, tmp_path / "runs")
+    assert (book / "results.md").read_text() == "as it was"
+
+
 def test_runs_of_two_settings_are_not_averaged(experiment, tmp_path):
     keep(tmp_path / "runs", seed=2, config={"model": "p4m", "fraction": 0.5, "lr": 0.1}, data="slides")
     keep(tmp_path / "runs", seed=2, config={"model": "p4m", "fraction": 1.0, "lr": 0.1})
