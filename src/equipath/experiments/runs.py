@@ -94,12 +94,14 @@ class Runs:
             batches_per_epoch=config["batches"], lr=config["lr"], folder=place, seed=self.seed, progress=self.progress,
             config=config, **options,
         )  # fmt: skip
+        trained = time.perf_counter()
+        training = max(trained - start, done.seconds)  # epochs from a checkpoint took their time too
         metrics = {"best_epoch": done.best_epoch, "training_seconds": done.seconds}
-        if time.perf_counter() - start >= done.seconds:  # else epochs were taken from a checkpoint
+        if trained - start >= done.seconds:  # else epochs were taken from a checkpoint
             metrics["processor_seconds"] = time.process_time() - clock
         metrics |= measure(net.cpu())
         save(
             experiment=self.experiment, data=self.data, size=self.size, config=config, seed=self.seed,
-            metrics=metrics, seconds=time.perf_counter() - start, device=done.device, folder=self.results,
+            metrics=metrics, seconds=training + time.perf_counter() - trained, device=done.device, folder=self.results,
         )  # fmt: skip
         return metrics

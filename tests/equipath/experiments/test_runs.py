@@ -8,6 +8,7 @@ from torch import nn
 
 from equipath.data import DataError
 from equipath.experiments import NAMES, pcam, results, steerable
+from equipath.experiments import runs as runs_room
 from equipath.experiments.runs import Runs
 
 CONFIG = {"model": "SEUNet, fixed σ", "epochs": 1, "batch": 2, "batches": 1, "lr": 0.1}
@@ -33,6 +34,21 @@ def test_wrong_words_are_refused(name):
     ):
         with pytest.raises(ValueError, match=words):
             experiment.run(**options)
+
+
+def test_a_repeated_run_took_as_long_as_its_training(tmp_path, monkeypatch):
+    train(tmp_path)
+    real = runs_room.fit
+
+    def an_hour_ago(*arguments, **options):
+        done = real(*arguments, **options)
+        done.seconds = 3600.0  # of epochs that lie in the checkpoint
+        return done
+
+    monkeypatch.setattr(runs_room, "fit", an_hour_ago)
+    train(tmp_path)
+    (run,) = results.load("pcam", folder=tmp_path)
+    assert 3600 <= run["seconds"] < 3660
 
 
 def test_a_run_is_kept_with_all_that_tells_it_from_others(tmp_path):
