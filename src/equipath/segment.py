@@ -211,7 +211,8 @@ def segment(
 
     Args:
         model: (B, 3, h, w) in [0, 1] to logits (B, K, h, w), or with ``predict`` to probabilities; K = 1 is class 1
-            against the rest.
+            against the rest. One that takes certain sizes only says so as ``sizes``
+            (:class:`equipath.nn.sizes.SizeContract`).
         picture: file of a slide or a plain picture (:func:`open_picture`).
         classes: names of the K classes (two for K = 1).
         mpp: microns per pixel that the model was trained on.
@@ -223,7 +224,7 @@ def segment(
     Raises:
         DataError: the picture cannot be read, there is no tissue, results are there already, other settings
             than those of the unfinished run, a full disk.
-        ValueError: a model that gives no map of classes, a window too small for its margin.
+        ValueError: a model that fails or gives no map of classes, a window too small for its margin.
     """
     out = Path(out)
     name = Path(picture).name
@@ -427,7 +428,16 @@ def _ask(model: nn.Module, pixels: Tensor) -> Tensor:
                 f"a window of {x.shape[-2]} x {x.shape[-1]} pixels does not fit into memory; choose a smaller tile. "
                 "What is done is kept."
             ) from error
-        raise
+        raise ValueError(
+            f"{type(model).__name__} failed on a window of {x.shape[-2]} x {x.shape[-1]} pixels "
+            f"({' '.join(str(error).split())[:300]}); a network that takes certain sizes only says so as `sizes`, an "
+            "equipath.nn.sizes.SizeContract."
+        ) from error
+    if not isinstance(y, Tensor):
+        raise ValueError(
+            f"{type(model).__name__} gives a {type(y).__name__} for {tuple(x.shape)}, no map of classes: wrap it in a "
+            "module that gives one tensor of logits."
+        )
     if y.ndim != 4 or y.shape[-2:] != x.shape[-2:]:
         raise ValueError(
             f"{type(model).__name__} gives {tuple(y.shape)} for {tuple(x.shape)}, no map of classes: take a model for "

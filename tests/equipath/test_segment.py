@@ -23,6 +23,7 @@ from equipath.models.gunet import GUNet
 from equipath.models.seunet import SEUNet
 from equipath.models.steerable_unet import SteerableUNet
 from equipath.models.unet import UNet
+from equipath.nn.sizes import SizeContract
 from equipath.segment import OUTSIDE, cluster_folder, reach, segment
 
 
@@ -310,7 +311,7 @@ def test_two_runs_at_once_do_not_share_a_folder(tmp_path):
 
     def meanwhile(done, windows):
         if not said:
-            with pytest.raises(DataError, match=r"Another process .*wait for its end, or choose another folder") as two:
+            with pytest.raises(DataError, match=r"Another process .*wait for its end, or choose") as two:
                 segment(model, path, tmp_path / "a", tile=128, everywhere=True)
             said.append(two)
 
@@ -480,6 +481,31 @@ def test_a_network_without_a_map_is_said(tmp_path):
         segment(ResNet18(3, 2, 2, pad_to_valid=True), picture(tmp_path, 64, 64), tmp_path / "out", tile=64)
     with pytest.raises(ValueError, match="give a margin"):
         segment(nn.Conv2d(3, 2, 3, padding=1), picture(tmp_path), tmp_path / "out", tile=64)
+
+
+def test_a_network_of_ones_own_is_taken_or_told_what_it_lacks(tmp_path):
+    class Halves(nn.Conv2d):
+        """Pools once and goes up again, as many do: even sizes only."""
+
+        def forward(self, x):
+            y = super().forward(nn.functional.max_pool2d(x, 2))
+            return nn.functional.interpolate(y, scale_factor=2) + x.mean(1, keepdim=True)
+
+    class Named(Halves):
+        def forward(self, x):
+            return {"out": super().forward(x)}
+
+    path, model = picture(tmp_path, 75, 61), Halves(3, 2, 1)
+    with pytest.raises(ValueError, match=r"Halves failed on a window of 75 x 61 pixels \(.*\); .* as `sizes`"):
+        segment(model, path, tmp_path / "a", everywhere=True)
+    with pytest.raises(ValueError, match=r"Named gives a dict for \(1, 3, 76, 64\), no map of classes"):
+        segment(Named(3, 2, 1), picture(tmp_path, 76, 64), tmp_path / "b", everywhere=True)
+    path, model.sizes = picture(tmp_path, 75, 61), SizeContract(2)
+    segment(model, path, tmp_path / "c", everywhere=True)
+    x = torch.from_numpy(np.array(Image.open(path))).movedim(-1, 0)[None].float() / 255
+    with torch.no_grad():
+        expected = model(nn.functional.pad(x, (0, 1, 0, 1), mode="replicate"))[0, :, :75, :61].argmax(0)
+    assert np.array_equal(labels(tmp_path / "c"), expected)
 
 
 def test_cores_are_clustered_alike(tmp_path):
