@@ -796,6 +796,7 @@ def load_weights(model: nn.Module, folder: str | os.PathLike[str]) -> dict[str, 
     Returns:
         What `config.json` says of them; {} where there is none.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = Path(folder)
@@ -804,6 +805,8 @@ def load_weights(model: nn.Module, folder: str | os.PathLike[str]) -> dict[str, 
         model.load_state_dict(load_file(path))
     except FileNotFoundError as error:
         raise TrainingError(f"{path} is missing; train first, or name the folder of a training.") from error
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
     except Exception as error:
         raise TrainingError(
             f"{path} does not fit {type(model).__name__}: {' '.join(str(error).split())[:300].rstrip('.')}; make the model "
@@ -814,16 +817,26 @@ def load_weights(model: nn.Module, folder: str | os.PathLike[str]) -> dict[str, 
     try:
         return json.loads(about.read_text()) if about.exists() else {}
     except ValueError as error:
-        raise TrainingError(
-            f"{about} is damaged ({error}); start the same training again, which writes it anew from last.pt."
-        ) from error
+        raise _damaged(about, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> TrainingError:
+    return TrainingError(
+        f"{path} is damaged ({error}); start the same training again, which writes it anew from last.pt."
+    )
 
 
 def load_model(folder: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
     """The network that `equipath train` left in `folder`, in eval mode, and what `config.json` says of it."""
     path = Path(folder)
+    about = path / "config.json"
     try:
-        config = json.loads((path / "config.json").read_text())["settings"]["config"]
+        text = about.read_text()
+        try:
+            said = json.loads(text)
+        except ValueError as error:
+            raise _damaged(about, error) from error
+        config = said["settings"]["config"]
         model = build(config["model"], len(config["classes"]), config["width"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         why = f"no {error} in config.json" if isinstance(error, KeyError) else error

@@ -670,13 +670,22 @@ def test_a_network_that_does_not_learn_is_named():
         run(net().requires_grad_(False), 1)
 
 
-def test_a_spoilt_config_beside_the_weights_is_named(tmp_path):
+def test_spoilt_weights_or_a_spoilt_config_are_named_and_made_again(tmp_path):
     run(net(), 1, folder=tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(TrainingError, match=r"config.json is damaged .*start the same training again"):
         load_weights(net(), tmp_path)
+    with pytest.raises(TrainingError, match=r"config.json is damaged .*start the same training again"):
+        room.load_model(tmp_path)
+    whole = (tmp_path / "best.safetensors").read_bytes()
+    (tmp_path / "best.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TrainingError, match=r"best.safetensors is damaged .*start the same training again"):
+        load_weights(net(), tmp_path)
     run(net(), 1, folder=tmp_path)
+    assert (tmp_path / "best.safetensors").read_bytes() == whole
     assert load_weights(net(), tmp_path)["best_epoch"] == 1
+    with pytest.raises(TrainingError, match=r"is no folder of .*no 'model' in config.json"):
+        room.load_model(tmp_path)
 
 
 @pytest.mark.parametrize(
