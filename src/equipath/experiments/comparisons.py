@@ -13,7 +13,7 @@ import numpy as np
 
 from equipath.experiments.results import Table, cell, grouped
 
-__all__ = ["Column", "Rates", "at_best_rate", "at_rate", "rates_of", "seeds_of", "steps_of", "want_of_steps"]
+__all__ = ["Column", "Rates", "at_best_rate", "rates_of", "seeds_of", "steps_of", "want_of_steps"]
 
 Run = dict[str, Any]
 
@@ -26,20 +26,6 @@ class Column:
     metric: str
     digits: int = 3
     scale: float = 1.0
-
-
-def at_rate(runs: Iterable[Run], rates: dict[str, float]) -> list[Run]:
-    """Of every network, on every part of the training data, the runs at one rate: that in `rates`, or, where there
-    are none at it, that of most runs (of equally many, the lowest).
-    """
-    kept = []
-    for (arm, _), some in grouped(runs, "model", "fraction").items():
-        of_rate: dict[float, list[Run]] = {}
-        for run in some:
-            of_rate.setdefault(run["config"]["lr"], []).append(run)
-        lr = rates.get(arm)
-        kept += of_rate[lr if lr in of_rate else min(of_rate, key=lambda lr: (-len(of_rate[lr]), lr))]
-    return kept
 
 
 def at_best_rate(runs: Iterable[Run], chosen_by: str) -> list[Run]:

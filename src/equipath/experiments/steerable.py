@@ -28,7 +28,7 @@ from equipath.data import load
 from equipath.data.items import IGNORE, nested
 from equipath.data.slides.tasks import TissueTypes
 from equipath.equivariance import Rotation, RotoReflection, equivariance_error
-from equipath.experiments.comparisons import Column, at_rate, rates_of, seeds_of, steps_of
+from equipath.experiments.comparisons import Column, at_best_rate, rates_of, seeds_of, steps_of
 from equipath.experiments.results import Picture, Table, cell, grouped, mean_sd
 from equipath.experiments.results import load as load_runs
 from equipath.experiments.runs import Runs
@@ -55,7 +55,7 @@ CLAIMS = (
     Claim(("ebhi", "slides"), "steerable U-Net", "U-Net+", "loss", "loss", lower=True),
 )
 RATES_APART = True
-"""The page keeps runs of different rates of learning apart (`at_rate`)."""
+"""The page keeps runs of different rates of learning apart (`at_best_rate`)."""
 DATA = ("slides", "ebhi", "pairs", "ocelot")
 ANGLES = (15.0, 30.0, 45.0, 60.0, 75.0)
 RATIO = 4  # the large field of a pair is so many times as wide
@@ -455,14 +455,17 @@ def run(
 
 
 def stored(data: str, size: str = "small") -> list[dict[str, Any]]:
-    """The kept runs on all training pictures, at the rate of the settings where a network has any."""
+    """The kept runs on all training pictures, each network at the rate that is best on validation pictures."""
     whole = [run for run in load_runs(NAME, data=data, size=size) if run["config"].get("fraction", 1) == 1]
     return shown(whole, data, size)
 
 
+BEST = "Each network has the rate of learning, of those tried, that is best for it on validation pictures."
+
+
 def shown(runs: Sequence[dict[str, Any]], data: str, size: str) -> list[dict[str, Any]]:
-    """Those of the runs on a set that the page shows: of several rates that of the settings."""
-    return at_rate(runs, {arm: rate(arm, SETTINGS[size][data]) for arm in (*ARMS, *LONG, *PAIR_ARMS)})
+    """Those of the runs on a set that the page shows: of several rates the best on validation pictures."""
+    return at_best_rate(runs, "validation_loss")
 
 
 def report(results: Sequence[dict[str, Any]]) -> list[str | Table | Picture]:
@@ -498,7 +501,8 @@ def _square(by: dict[Any, list[dict[str, Any]]], on: str) -> Table:
             if max(run["metrics"]["grid_error"] for run in some) < 1e-6:
                 grid = "below 1e-6"
             rows.append([
-                arm, f"{some[0]['config']['parameters'] / 1000:.1f}K", cell(some, "dice"), cell(some, "loss"), grid,
+                arm, f"{some[0]['config']['lr']:g}", f"{some[0]['config']['parameters'] / 1000:.1f}K", cell(some, "dice"),
+                cell(some, "loss"), grid,
                 cell(some, "mean_angle_error"), paper,
             ])  # fmt: skip
     floor = cell([run for runs in by.values() for run in runs][:1], "mean_label_error")
@@ -509,9 +513,9 @@ def _square(by: dict[Any, list[dict[str, Any]]], on: str) -> Table:
         else "; between them photographs cannot be turned without resampling."
     )
     return Table(
-        ("network", "weights", "Dice", "loss", "error on the grid", "error between", "slides: Dice / loss"), rows,
+        ("network", "rate", "weights", "Dice", "loss", "error on the grid", "error between", "slides: Dice / loss"), rows,
         f"Equivariance and augmentation ({on}). Errors are eq. 10 of the SEUNet paper for the probabilities: on the "
-        f"grid at the seven roto-reflections{between} {_told_rates(by)} The last column has the numbers of the slides, on OCELOT "
+        f"grid at the seven roto-reflections{between} {BEST} The last column has the numbers of the slides, on OCELOT "
         "{cite}`liem2025`.",
     )  # fmt: skip
 
@@ -583,7 +587,7 @@ def _fewer(runs: Sequence[dict[str, Any]], data: str, size: str) -> list[str | T
         Table(
             ("network", *header), rows,
             f"The same test after training on fewer pictures, whole patients ({data}, size {size}, {seeds_of(len(common))}): "
-            f"{', '.join(map(str, counts))} of them. The number of steps is the same.",
+            f"{', '.join(map(str, counts))} of them. The number of steps is the same. {BEST}",
         ),
         *_lost(few, arms, shares, counts),
     ]  # fmt: skip
@@ -606,19 +610,6 @@ def _lost(few: dict[Any, Any], arms: list[str], shares: list[float], counts: lis
     ]
 
 
-def _told_rates(by: dict[Any, list[dict[str, Any]]]) -> str:
-    """At which rates the networks of a table were trained, in a sentence."""
-    rates: dict[str, set[float]] = {}
-    for (arm,), runs in by.items():
-        kind = "steerable" if arm.startswith("steerable") else "plain"
-        rates.setdefault(kind, set()).update(run["config"]["lr"] for run in runs)
-    if len(rates) == 2 and len(set.union(*rates.values())) == 1:
-        (lr,) = set.union(*rates.values())
-        return f"All have one rate of learning, {lr:g}, which was not chosen for each: their order may be that of the rates."
-    told = (f"{' and '.join(f'{lr:g}' for lr in sorted(some))} ({kind})" for kind, some in rates.items())
-    return f"Rates of learning: {', '.join(told)}."
-
-
 def _by_class(by: dict[Any, list[dict[str, Any]]], on: str) -> Table:
     rows = []
     for arm in (arm for arm in ARMS if (arm,) in by):
@@ -632,15 +623,18 @@ def _by_class(by: dict[Any, list[dict[str, Any]]], on: str) -> Table:
 
 def _pair_table(by: dict[Any, list[dict[str, Any]]], on: str) -> Table:
     rows = [
-        [arm, f"{by[(arm,)][0]['config']['parameters'] / 1000:.1f}K", cell(by[(arm,)], "dice"), cell(by[(arm,)], "loss")]
+        [
+            arm, f"{by[(arm,)][0]['config']['lr']:g}", f"{by[(arm,)][0]['config']['parameters'] / 1000:.1f}K",
+            cell(by[(arm,)], "dice"), cell(by[(arm,)], "loss"),
+        ]
         for arm in PAIR_ARMS
         if (arm,) in by
     ]  # fmt: skip
     return Table(
-        ("network", "weights", "Dice", "loss"), rows,
+        ("network", "rate", "weights", "Dice", "loss"), rows,
         f"Tumour in the small field, alone and with what a second network says of the field four times as wide ({on}). "
         "All are trained on turned and mirrored pairs. Alone and with context a network has about the same number of "
-        f"weights; *narrow* is the second one of the two without the first. {_told_rates(by)}",
+        f"weights; *narrow* is the second one of the two without the first. {BEST}",
     )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ from equipath.experiments import results
 from equipath.experiments.comparisons import (
     Column,
     at_best_rate,
-    at_rate,
     rates_of,
     seeds_of,
     steps_of,
@@ -30,14 +29,6 @@ def a_run(model, lr, v, t=0.5, seed=0, epochs=2, **config):
 )
 def test_seeds_are_counted(counts, words):
     assert seeds_of(*counts) == words
-
-
-def test_a_row_is_of_one_rate_even_where_no_run_has_the_rate_that_is_asked_for():
-    a, b = [a_run("p", lr, 0.0, seed=seed) for lr, seed in ((0.1, 0), (0.1, 1))], [a_run("p", 0.2, 0.0)]
-    part = [a_run("p", 0.3, 0.0, fraction=0.5)]
-    assert at_rate(a + b + part, {"p": 0.2}) == b + part
-    assert at_rate(b + a + part, {"p": 0.4}) == a + part
-    assert at_rate(b + a[:1], {}) == a[:1]
 
 
 def test_rates_are_judged_on_validation_and_on_seeds_that_all_rows_have():

@@ -181,7 +181,9 @@ def test_a_run_that_lacks_what_its_report_shows_is_named(experiment, tmp_path):
 def test_a_run_that_holds_words_for_numbers_is_named(experiment, tmp_path, change):
     file = next((tmp_path / "runs").rglob("*.json"))
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(ValueError, match=r"a run of \w+ holds something else than was expected .*; run it again"):
+    with pytest.raises(
+        ValueError, match=r"a run of \w+ holds something else than was expected .*; run it again"
+    ):
         report.page(tmp_path / "runs")
 
 
