@@ -513,13 +513,13 @@ def run(
     runs = Runs(NAME, data, size, seed, folder, progress, results)
     runs.check(TASKS, arms, (*ARMS, *FINE))
     settings = settings or SETTINGS[size][data]
+    by_settings: dict[Settings, list[str]] = {}
+    for arm in arms:
+        by_settings.setdefault(of_arm(arm, settings), []).append(arm)
     normalizer = None
     if settings.stain and data != "slides":
         normalizer = StainNormalizer("vahadane").fit(load(data, TASKS[data], "train", root=root)[0]["image"])
     out: dict[str, Any] = {}
-    by_settings: dict[Settings, list[str]] = {}
-    for arm in arms:
-        by_settings.setdefault(of_arm(arm, settings), []).append(arm)
     for one, its in by_settings.items():
         out |= _run(runs, its, one, root, normalizer)
     return {arm: out[arm] for arm in arms}

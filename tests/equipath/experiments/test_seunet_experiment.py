@@ -1,5 +1,7 @@
 """SEUNet's experiments: pictures at every scale of one tissue, the errors of eq. 10 and 12, one small run."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -208,6 +210,53 @@ def test_an_error_that_divides_by_nearly_nothing_is_explained():
     (text,) = seunet._silent([("SESN", [{"metrics": {"silent": [0.0], "mean_error": 65.0}}])])
     assert "left out" not in text
     assert "SESN" in text
+
+
+def test_fine_arms_see_the_same_tissue_in_twice_as_many_pixels(monkeypatch):
+    given = {}
+    monkeypatch.setattr(
+        seunet.Runs,
+        "one",
+        lambda self, net, train, val, config, *_, **__: (
+            given.update({config["model"]: (net, train, config)}) or {}
+        ),
+    )
+    out = seunet.run("slides", arms=("CNN fine", "CNN"), settings=TINY, progress=False)
+    assert list(out) == ["CNN fine", "CNN"]
+    (net, (images, _), config), (other, (coarse, _), told) = given["CNN fine"], given["CNN"]
+    assert (config["mpp"], config["tile"], config["field"]) == (TINY.mpp / 2, 2 * TINY.tile, 2 * TINY.field)
+    assert config["lr"] == told["lr"]
+    assert images.shape[-1] == 2 * coarse.shape[-1]
+    smaller = torch.nn.functional.avg_pool2d(images, 2)
+    same, other_tissue = ((smaller - x).abs().mean() for x in (coarse, coarse.flip(0)))
+    assert same < other_tissue / 2
+    for ours, theirs in zip(net.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    with pytest.raises(ValueError, match="already take the set's own"):
+        seunet.run("tnbc", arms=("SEUNet fine",), settings=replace(TINY, mpp=None))
+
+
+def test_the_page_says_what_finer_pixels_change():
+    def runs(arm, mpp, values):
+        found = []
+        for seed, value in enumerate(values):
+            metrics = {"scales": [0.5, 1.0]}
+            for name in ("P_Ens", *(f"head {k}" for k in range(1, 6))) if "SEUNet" in arm else ("head 1",):
+                metrics |= {f"iou.{name}": [0.2, 0.5], f"mean_iou.{name}": value, f"kept.{name}": 0.8}
+            found.append({"seed": seed, "config": {"model": arm, "mpp": mpp}, "metrics": metrics})
+        return {(arm,): found}
+
+    by = runs("CNN", 0.5, [0.5, 0.4]) | runs("CNN fine", 0.25, [0.5]) | runs("SEUNet", 0.5, [0.4])
+    assert seunet._finer(by, "tnbc", "small") == []
+    table, text = seunet._finer(by | runs("SEUNet fine", 0.25, [0.55, 0.1]), "tnbc", "small")
+    assert [row[:2] for row in table.rows] == [
+        ["CNN", "0.5"], ["CNN", "0.25"], ["SEUNet", "0.5"], ["SEUNet", "0.25"],
+    ]  # fmt: skip
+    assert table.rows[3][2:] == ["50.0", "55.0", "0.80", "55.0 / 55.0 / 55.0 / 55.0 / 55.0"]
+    assert "small, 1 seed" in table.caption
+    assert "is -10.0 points from the CNN's at 0.5 µm a pixel and +5.0 at 0.25 µm. On every seed" in text
+    text = seunet._finer(by | runs("SEUNet fine", 0.25, [0.3]), "tnbc", "small")[1]
+    assert text.endswith("-20.0 at 0.25 µm.")
 
 
 @pytest.mark.slow
