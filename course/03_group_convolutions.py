@@ -1448,12 +1448,12 @@ for arm in ("P4M U-Net", "U-Net+", "U-Net+ long"):
 
 # %% [markdown]
 # In the papers the equivariant network is best in every column, in segmentation at every share of the data. Ours
-# are runs of minutes on two cores, one or a few of each, and their order is weak evidence. On all patches, when this
-# was written, P4M-DenseNet and the plain networks stood within what two seeds differ by: no patch comes twice in a
-# training of 300 steps, so to need few examples is of little use. On 125 patches, which come again and again, it stood
-# ahead, by three to four points of AUC, with one seed. It once stood behind, and the learning rate had a part in it:
-# one rate had been chosen for all, and P4M-DenseNet wants a lower one than the plain networks. Before you say that one
-# network is better, ask whether each was trained at its own rate.
+# are runs of minutes on two cores, a few of each, and their order is weak evidence. On all patches, when this was
+# written, P4M-DenseNet and the plain networks stood within what two seeds differ by: hardly a patch comes twice in a
+# training of 300 steps, so to need few examples is of little use. On 125 patches, which come again and again, it
+# stood ahead on both seeds, by some three points of AUC. Each network stands here at the learning rate that is best
+# for it on validation patches. With one rate for all, the order had been that of the rates: before you say that one
+# network is better, ask whether each was trained at its own.
 # In segmentation it stands ahead at equal steps, and one row tells more: *U-Net+ long* is the same plain
 # network, trained three times as long. As far as it comes nearer to P4M U-Net than U-Net+ does, what the symmetry
 # bought was time, and not accuracy. The numbers do not say that equivariance always pays. They do not touch that it

@@ -77,6 +77,16 @@ def told(gap: _Gap | None, digits: int) -> list[str]:
     ]
 
 
+def _agreed(gaps: Sequence[_Gap]) -> str:
+    """ "ahead on every seed in 9 of 21 rows, behind on every seed in 3": in the others the seeds do not agree."""
+    ahead, behind = (
+        sum(gap.seeds_ahead == wanted(gap) for gap in gaps) for wanted in (lambda g: g.seeds, lambda g: 0)
+    )
+    rest = len(gaps) - ahead - behind
+    text = f"ahead on every seed in {ahead} of {len(gaps)} row{'s' * (len(gaps) != 1)} and behind on every seed in {behind}"
+    return text + f" (in the other {rest} the seeds do not agree)" * (rest > 0)
+
+
 def summary(
     experiments: Sequence[
         tuple[Sequence[Claim], Callable[..., list[dict[str, Any]]], Sequence[dict[str, Any]]]
@@ -92,8 +102,8 @@ def summary(
         Nothing where no pair of networks has a seed in common.
     """
     rows: list[list[str]] = []
-    full: list[float] = []
-    fewer: list[tuple[float, float]] = []
+    full: list[_Gap] = []
+    fewer: list[tuple[_Gap, _Gap]] = []
     seeds: list[int] = []
     for claims, shown, runs in experiments:
         for claim in claims:
@@ -114,18 +124,19 @@ def summary(
                     f"{data}: {claim.ours} / {claim.plain}", claim.name, *told(at[1.0], claim.digits),
                     f"{100 * least:.3g} %" if few else "–", *told(few, claim.digits),
                 ])  # fmt: skip
-                full.append(at[1.0].ahead)
+                full.append(at[1.0])
                 seeds.append(at[1.0].seeds)
                 if few:
-                    fewer.append((at[1.0].ahead, few.ahead))
+                    fewer.append((at[1.0], few))
                     seeds.append(few.seeds)
     if not rows:
         return []
-    text = f"On all training data the first network of a row is ahead in {sum(gap > 0 for gap in full)} of {len(full)} rows"
+    text = f"On all training data the first network of a row is {_agreed(full)}"
     if fewer:
+        more = sum(few.ahead > whole.ahead for whole, few in fewer)
         text += (
-            f"; on the fewest in {sum(few > 0 for _, few in fewer)} of the {len(fewer)} rows that have some, and by more than on "
-            f"all in {sum(few > whole for whole, few in fewer)}"
+            f"; on the fewest it is {_agreed([few for _, few in fewer])}, and in {more} of these the mean difference is more "
+            "in its favour than on all"
         )
     return [
         Table(
@@ -134,5 +145,5 @@ def summary(
             "both have; by how much the first is better (negative: worse), and on how many of the seeds; the same "
             "after training on the smallest share of the data that was tried.",
         ),
-        f"{text}. A row whose seeds do not agree decides nothing.",
+        f"{text}.",
     ]  # fmt: skip
