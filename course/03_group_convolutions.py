@@ -1456,8 +1456,8 @@ for arm in ("P4M U-Net", "U-Net+", "U-Net+ long"):
 # network is better, ask whether each was trained at its own.
 # In segmentation it stands ahead at equal steps, and one row tells more: *U-Net+ long* is the same plain
 # network, trained three times as long, which costs about the time of a P4M U-Net. When this was written it stood a
-# point ahead of P4M U-Net. So what the symmetry bought here was steps: it learned in one pass what the plain network
-# learned in three. The numbers do not say that equivariance always pays. They do not touch that it always holds.
+# point ahead of P4M U-Net. So what the symmetry bought here was steps: nearly as far with a third of them. The
+# numbers do not say that equivariance always pays. They do not touch that it always holds.
 #
 # ## 11. What p4m does not promise
 #
