@@ -17,6 +17,9 @@ from equipath.experiments.results import Table, grouped
 
 __all__ = ["Claim", "summary", "told"]
 
+NARROW = "\N{NO-BREAK SPACE}"
+"""Between words that a narrow column is not to part."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -68,12 +71,14 @@ def _gap(claim: Claim, ours: Sequence[dict[str, Any]], plain: Sequence[dict[str,
 
 
 def told(gap: _Gap | None, digits: int) -> list[str]:
-    """Two cells: "0.767 / 0.734" and "+0.033 (3 of 3)"; dashes where there is nothing to compare."""
+    """Two cells: "0.767 / 0.734" and "+0.033 (3 of 3)", which breaks before the parenthesis only; dashes where there is
+    nothing to compare.
+    """
     if gap is None:
         return ["–", "–"]
     return [
         f"{gap.ours:.{digits}f} / {gap.plain:.{digits}f}",
-        f"{gap.ahead:+.{digits}f} ({gap.seeds_ahead} of {gap.seeds})",
+        f"{gap.ahead:+.{digits}f} ({gap.seeds_ahead}{NARROW}of{NARROW}{gap.seeds})",
     ]
 
 
@@ -122,7 +127,7 @@ def summary(
                 few = at[least] if least < 1 else None
                 rows.append([
                     f"{data}: {claim.ours} / {claim.plain}", claim.name, *told(at[1.0], claim.digits),
-                    f"{100 * least:.3g} %" if few else "–", *told(few, claim.digits),
+                    f"{100 * least:.3g}{NARROW}%" if few else "–", *told(few, claim.digits),
                 ])  # fmt: skip
                 full.append(at[1.0])
                 seeds.append(at[1.0].seeds)
