@@ -358,5 +358,7 @@ def _figure(lines: dict[str, dict[float, list[float]]]) -> Any:
     axes.minorticks_off()
     axes.set(xlabel="share of the training patients", ylabel="Dice in percent")
     # Below the axes: there is no corner that dots never reach.
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9
+    )
     return figure
