@@ -1,6 +1,7 @@
 """What the rate of learning and more steps change: the tables that several experiments show, made in one way.
 
-Both are told from the seeds that all their rows have, and both say who is ahead on validation data, never on the test.
+Rates are told from the seeds that all rates of a network have, steps from those of all rows, and both say who is ahead
+on validation data, never on the test.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from equipath.experiments.results import Table, cell, grouped
 
-__all__ = ["Column", "Rates", "at_best_rate", "rates_of", "seeds_of", "steps_of", "want_of_steps"]
+__all__ = ["BEST", "Column", "Rates", "at_best_rate", "rates_of", "seeds_of", "steps_of", "want_of_steps"]
 
 Run = dict[str, Any]
 
@@ -28,6 +29,9 @@ class Column:
     scale: float = 1.0
 
 
+BEST = "Each network has the rate of learning, of those tried, that is best for it on validation data."
+
+
 def at_best_rate(runs: Iterable[Run], chosen_by: str) -> list[Run]:
     """Of every network, on every part of the training data, the runs at the rate that is best on validation data.
 
@@ -37,19 +41,27 @@ def at_best_rate(runs: Iterable[Run], chosen_by: str) -> list[Run]:
     """
     kept: list[Run] = []
     for some in grouped(runs, "model", "fraction").values():
-        of_rate: dict[float, dict[int, Run]] = {}
-        for run in some:
-            of_rate.setdefault(run["config"]["lr"], {})[run["seed"]] = run
-        seeds = set.intersection(*(set(theirs) for theirs in of_rate.values()))
-        reached = {
-            lr: [theirs[seed]["metrics"].get(chosen_by) for seed in seeds] for lr, theirs in of_rate.items()
-        }
-        if seeds and all(value is not None for values in reached.values() for value in values):
-            best = min(of_rate, key=lambda lr, reached=reached: (float(np.mean(reached[lr])), lr))  # type: ignore[misc]
+        of_rate = {lr: its for (lr,), its in grouped(some, "lr").items()}
+        common = _on_common_seeds(of_rate)
+        if common and all(chosen_by in run["metrics"] for its in common.values() for run in its):
+            best = _best(common, chosen_by)
         else:
-            best = min(of_rate, key=lambda lr, of_rate=of_rate: (-len(of_rate[lr]), lr))  # type: ignore[misc]
-        kept += of_rate[best].values()
+            best = min((-len(its), lr) for lr, its in of_rate.items())[1]
+        kept += of_rate[best]
     return kept
+
+
+def _on_common_seeds(of_rate: dict[float, list[Run]]) -> dict[float, list[Run]]:
+    """The runs of one network at each rate, those of the seeds that every rate has; nothing where there is none."""
+    seeds = set.intersection(*({run["seed"] for run in its} for its in of_rate.values()))
+    return {lr: [run for run in its if run["seed"] in seeds] for lr, its in of_rate.items()} if seeds else {}
+
+
+def _best(of_rate: dict[float, list[Run]], chosen_by: str) -> float:
+    """The rate with the lowest mean of a metric; of equal ones the lowest."""
+    return min(
+        (float(np.mean([run["metrics"][chosen_by] for run in its])), lr) for lr, its in of_rate.items()
+    )[1]
 
 
 def seeds_of(*counts: int) -> str:
@@ -64,7 +76,7 @@ class Rates:
 
     Attributes:
         table: a row for each.
-        runs: {(network, rate): runs of the common seeds}.
+        runs: {(network, rate): runs of the seeds that all rates of the network have}.
         best: the rate of each network that is best on validation data.
     """
 
@@ -73,7 +85,7 @@ class Rates:
     best: dict[str, float]
 
     def mean(self, arm: str, lr: float, metric: str) -> float:
-        """The mean of a metric over the common seeds."""
+        """The mean of a metric over these runs."""
         return float(np.mean([run["metrics"][metric] for run in self.runs[arm, lr]]))
 
 
@@ -91,34 +103,29 @@ def rates_of(
         chosen_by: the metric, on validation data and better where it is lower, by which a rate is best.
         on: data set and size, for the caption; `more` ends it.
     """
-    by = {
-        (arm, lr): some
-        for (arm, lr), some in grouped(
-            # Runs from before a metric was taken say nothing here.
-            (r for r in runs if r["config"].get("fraction", 1) == 1 and chosen_by in r["metrics"]),
-            "model",
-            "lr",
-        ).items()
-        if arm in arms
+    of_arm: dict[str, dict[float, list[Run]]] = {}
+    for (arm, lr), some in grouped(runs, "model", "lr").items():
+        # Runs from before a metric was taken say nothing here.
+        whole = [r for r in some if r["config"].get("fraction", 1) == 1 and chosen_by in r["metrics"]]
+        if whole and arm in arms:
+            of_arm.setdefault(arm, {})[lr] = whole
+    of_arm = {
+        arm: dict(sorted(common.items()))
+        for arm in arms
+        if len(of_arm.get(arm, {})) > 1 and (common := _on_common_seeds(of_arm[arm]))
     }
-    several = {arm: sorted(lr for its, lr in by if its == arm) for arm in arms}
-    several = {arm: lrs for arm, lrs in several.items() if len(lrs) > 1}
-    keys = [(arm, lr) for arm, lrs in several.items() for lr in lrs]
-    if not keys or not (seeds := set.intersection(*({run["seed"] for run in by[key]} for key in keys))):
+    if not of_arm:
         return None
-    by = {key: [run for run in by[key] if run["seed"] in seeds] for key in keys}
+    by = {(arm, lr): its for arm, rates in of_arm.items() for lr, its in rates.items()}
     rows = [
-        [arm, f"{lr:g}", *(cell(by[arm, lr], c.metric, c.digits, c.scale) for c in columns)]
-        for arm, lr in keys
+        [arm, f"{lr:g}", *(cell(its, c.metric, c.digits, c.scale) for c in columns)]
+        for (arm, lr), its in by.items()
     ]
     table = Table(
         ("network", "rate", *(c.header for c in columns)), rows,
-        f"The rate of learning ({on}, {seeds_of(len(seeds))}).{more}",
+        f"The rate of learning ({on}, {seeds_of(*map(len, by.values()))}).{more}",
     )  # fmt: skip
-    found = Rates(table, by, {})
-    reached = {key: found.mean(*key, chosen_by) for key in keys}
-    best = {arm: min((reached[arm, lr], lr) for lr in lrs)[1] for arm, lrs in several.items()}
-    return Rates(table, by, best)
+    return Rates(table, by, {arm: _best(rates, chosen_by) for arm, rates in of_arm.items()})
 
 
 def steps_of(

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from equipath.data import load
 from equipath.data.slides import Grid, Slide, render_batch
 from equipath.equivariance import Rotation
-from equipath.experiments.comparisons import Column, at_best_rate, rates_of, seeds_of, steps_of
+from equipath.experiments.comparisons import BEST, Column, at_best_rate, rates_of, seeds_of, steps_of
 from equipath.experiments.results import Picture, Table, cell, grouped, mean_sd
 from equipath.experiments.results import load as load_runs
 from equipath.experiments.runs import Runs
@@ -489,10 +489,10 @@ def _measures(
 def stored(data: str, size: str = "small") -> list[dict[str, Any]]:
     """The kept runs on all training patches, each network at the rate that is best on validation patches."""
     whole = [run for run in load_runs(NAME, data=data, size=size) if run["config"]["fraction"] == 1]
-    return shown(whole, data, size)
+    return shown(whole)
 
 
-def shown(runs: Sequence[dict[str, Any]], data: str, size: str) -> list[dict[str, Any]]:
+def shown(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those of the runs on a set that the page shows: of several rates the best on validation patches."""
     return at_best_rate(runs, "validation_nll")
 
@@ -504,7 +504,7 @@ def report(results: Sequence[dict[str, Any]]) -> list[str | Table | Picture]:
         "about the same number of weights; M marks networks that match the number of planar maps in place of it."
     ]
     for (data, size), runs in grouped(results, "data", "size").items():
-        everything, runs = runs, shown(runs, data, size)
+        everything, runs = runs, shown(runs)
         where = f"{data}, size {size}"
         whole = grouped([run for run in runs if run["config"]["fraction"] == 1], "model")
         arms = [arm for arm in ARMS if (arm,) in whole]
@@ -547,8 +547,8 @@ def _patches(whole: dict[Any, list[dict[str, Any]]], arms: list[str], on: str, d
         ])  # fmt: skip
     return Table(
         ("network", "rate", "weights", "NLL", "accuracy", "AUC", "95 % of AUC", "spread", "paper"), rows,
-        f"Tumour or not in a patch ({on}); accuracy and AUC in percent. Each network has the rate of learning, of those "
-        f"tried, that is best for it on validation patches. A training sees {seen:,} patches. {interval} Spread: "
+        f"Tumour or not in a patch ({on}); accuracy and AUC in percent. {BEST} "
+        f"A training sees {seen:,} patches. {interval} Spread: "
         f"standard deviation of the probability over {config['rotations']} rotations below 90°, mean over "
         f"{config['turned']} patches. The last column has the paper's NLL / accuracy / AUC on the whole of PCam "
         "{cite}`veeling2018`.",
@@ -699,8 +699,7 @@ def _fractions(by: dict[Any, list[dict[str, Any]]], data: str, size: str) -> lis
     return [
         Table(
             ("network", *(f"{count} patches" for count in counts)), rows,
-            f"The same test after training on fewer patches ({on}), each network at the rate that is best for it on "
-            "validation patches; AUC in percent.",
+            f"The same test after training on fewer patches ({on}); AUC in percent. {BEST}",
         ),
         *_scarce({arm: [by.get((arm, share), []) for share in (shares[0], shares[-1])] for arm in COMPARED}, counts[-1]),
         Picture(

@@ -92,14 +92,10 @@ def _in_short(every: dict[str, list[dict[str, Any]]]) -> list[str]:
     compared = []
     for name, runs in every.items():
         module = import_module(f"equipath.experiments.{name}")
-        compared.append((getattr(module, "CLAIMS", ()), getattr(module, "shown", _all), runs))
+        compared.append((getattr(module, "CLAIMS", ()), getattr(module, "shown", list), runs))
     found = [part for size in SIZES for part in summary(compared, size)]
     shown = [_table(part) if isinstance(part, Table) else _paragraph(part) for part in found]
     return ["## In short\n", *shown] if shown else []
-
-
-def _all(runs: list[dict[str, Any]], *_: str) -> list[dict[str, Any]]:
-    return runs
 
 
 def _one_setting(name: str, runs: Sequence[dict[str, Any]], rates_apart: bool = False) -> None:

@@ -28,7 +28,7 @@ from equipath.data import load
 from equipath.data.items import IGNORE, nested
 from equipath.data.slides.tasks import TissueTypes
 from equipath.equivariance import Rotation, RotoReflection, equivariance_error
-from equipath.experiments.comparisons import Column, at_best_rate, rates_of, seeds_of, steps_of
+from equipath.experiments.comparisons import BEST, Column, at_best_rate, rates_of, seeds_of, steps_of
 from equipath.experiments.results import Picture, Table, cell, grouped, mean_sd
 from equipath.experiments.results import load as load_runs
 from equipath.experiments.runs import Runs
@@ -245,7 +245,7 @@ def pictures(
     images, masks = in_memory(Pairs(items, "mask", cut))
     if step > 1:
         images = F.avg_pool2d(images.float(), step).round().to(torch.uint8)
-        masks = (F.avg_pool2d(masks[:, None].float(), step)[:, 0] >= 0.5).long()
+        masks = _majority(masks, step)
     return images, masks, items.classes
 
 
@@ -455,13 +455,10 @@ def run(
 def stored(data: str, size: str = "small") -> list[dict[str, Any]]:
     """The kept runs on all training pictures, each network at the rate that is best on validation pictures."""
     whole = [run for run in load_runs(NAME, data=data, size=size) if run["config"].get("fraction", 1) == 1]
-    return shown(whole, data, size)
+    return shown(whole)
 
 
-BEST = "Each network has the rate of learning, of those tried, that is best for it on validation pictures."
-
-
-def shown(runs: Sequence[dict[str, Any]], data: str, size: str) -> list[dict[str, Any]]:
+def shown(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those of the runs on a set that the page shows: of several rates the best on validation pictures."""
     return at_best_rate(runs, "validation_loss")
 
@@ -473,7 +470,7 @@ def report(results: Sequence[dict[str, Any]]) -> list[str | Table | Picture]:
         "steerable networks have about the same number of weights."
     ]
     for (data, size), runs in grouped(results, "data", "size").items():
-        everything, runs = runs, shown(runs, data, size)
+        everything, runs = runs, shown(runs)
         where = f"{data}, size {size}"
         by = grouped([run for run in runs if run["config"].get("fraction", 1) == 1], "model")
         on = f"{where}, {seeds_of(*(len(some) for (arm,), some in by.items() if arm not in LONG))}"

@@ -15,7 +15,7 @@ import numpy as np
 from equipath.experiments.comparisons import seeds_of
 from equipath.experiments.results import Table, grouped
 
-__all__ = ["Claim", "summary", "told"]
+__all__ = ["Claim", "summary"]
 
 NARROW = "\N{NO-BREAK SPACE}"
 """Between words that a narrow column is not to part."""
@@ -70,7 +70,7 @@ def _gap(claim: Claim, ours: Sequence[dict[str, Any]], plain: Sequence[dict[str,
     return _Gap(a.mean(), b.mean(), ahead.mean(), int((ahead > 0).sum()), len(seeds))
 
 
-def told(gap: _Gap | None, digits: int) -> list[str]:
+def _told(gap: _Gap | None, digits: int) -> list[str]:
     """Two cells: "0.767 / 0.734" and "+0.033 (3 of 3)", which breaks before the parenthesis only; dashes where there is
     nothing to compare.
     """
@@ -101,7 +101,7 @@ def summary(
     """The table and a sentence that counts its rows.
 
     Args:
-        experiments: of each its claims, what picks the runs that its page shows (of data and size), and all runs.
+        experiments: of each its claims, what picks the runs on one set that its page shows, and all runs.
 
     Returns:
         Nothing where no pair of networks has a seed in common.
@@ -114,7 +114,7 @@ def summary(
         for claim in claims:
             for data in claim.data:
                 some = [run for run in runs if (run["data"], run["size"]) == (data, size)]
-                by = grouped(shown(some, data, size), "model", "fraction")
+                by = grouped(shown(some), "model", "fraction")
                 at = {
                     fraction or 1.0: gap
                     for arm, fraction in by
@@ -126,8 +126,8 @@ def summary(
                 least = min(at)
                 few = at[least] if least < 1 else None
                 rows.append([
-                    f"{data}: {claim.ours} / {claim.plain}", claim.name, *told(at[1.0], claim.digits),
-                    f"{100 * least:.3g}{NARROW}%" if few else "–", *told(few, claim.digits),
+                    f"{data}: {claim.ours} / {claim.plain}", claim.name, *_told(at[1.0], claim.digits),
+                    f"{100 * least:.3g}{NARROW}%" if few else "–", *_told(few, claim.digits),
                 ])  # fmt: skip
                 full.append(at[1.0])
                 seeds.append(at[1.0].seeds)

@@ -246,7 +246,7 @@ def test_each_network_has_its_rate_and_the_page_tells_what_it_does(monkeypatch):
         ["U-Net", "0.007", "8.0K"],
         ["steerable U-Net", "0.2", "8.0K"],
     ]
-    assert "best for it on validation pictures" in tables[0].caption
+    assert "best for it on validation data" in tables[0].caption
     assert "1 seed)" in tables[1].caption
     assert [(row[0], row[1], row[3]) for row in tables[1].rows] == [
         ("U-Net", "0.007", "0.800"),
